@@ -1,0 +1,93 @@
+// The decide step of a softmax loss: from a row's sums to its loss and the coefficients of its gradient, in double. A
+// new loss is a few lines here (docs/design.md, "Adding a loss"). Internal to loss/.
+//
+// Notation of row.h: m = max x, d = sum exp(x - m), p the softmax; h_k mass at a single class, t the background.
+#ifndef LOSSD_LOSS_DECIDE_H_
+#define LOSSD_LOSS_DECIDE_H_
+
+#include <cmath>
+#include <span>
+
+#include "loss/element.h"
+#include "loss/evaluate.h"
+#include "loss/row.h"
+#include "loss/scratch.h"
+#include "loss/spec.h"
+
+namespace lossd {
+
+// A row after ReduceRow(): the softmax of its logits, without loss of precision at either end.
+class Softmax {
+ public:
+  explicit Softmax(const RowSums& sums)
+      : max_(sums.max), has_nan_(std::isnan(sums.others)), others_(sums.others + static_cast<double>(sums.ties - 1)) {
+    if (!std::isfinite(max_)) others_ = kNan;  // a +inf, or nothing but -inf
+  }
+
+  double max() const { return max_; }
+  double denominator() const { return 1 + others_; }  // d
+  double log_denominator() const { return std::log1p(others_); }
+  double LogSumExp() const { return std::isinf(max_) && !has_nan_ ? max_ : max_ + log_denominator(); }
+  double LogProbability(double x) const { return (x - max_) - log_denominator(); }
+  double Probability(double x) const { return std::exp(x - max_) / denominator(); }
+  // 1 - p, exact where p is near 1.
+  double Complement(double x) const {
+    return (x == max_ ? others_ : denominator() - std::exp(x - max_)) / denominator();
+  }
+  bool is_nan() const { return std::isnan(others_); }
+
+ private:
+  double max_;
+  bool has_nan_;
+  double others_;  // d - 1
+};
+
+// The target distribution of one row, times the class weights.
+template <typename T>
+struct TargetMass {
+  Background<T> background;
+  std::span<Point> points;  // by class, each class once
+};
+
+// The row's loss, and the gradient's coefficients: dx_j = p_factor p_j - t_j - sum_k h_k ([j = k] - p_j).
+struct Decision {
+  double loss = 0;
+  double p_factor = 0;
+};
+
+// Focal and poly losses bend -ln p_y, here with l = ln p_y and h = w_y:
+//   loss = h (1-p)^gamma (-l) + epsilon (1-p),  -dloss/dl = h (1-p)^gamma (1 + gamma p (-l)/(1-p)) + epsilon p
+// which takes h's place in the gradient. (-l)/(1-p) tends to 1 as p does, so nothing overflows for gamma < 1.
+inline double Modify(const CrossEntropy& options, const Softmax& softmax, double x, Point& point) {
+  const double p = softmax.Probability(x), complement = softmax.Complement(x), l = softmax.LogProbability(x);
+  const double focus = options.focal_gamma == 0 ? 1 : std::pow(complement, options.focal_gamma);
+  const double ratio = complement == 0 ? 1 : -l / complement;
+  const double slope = p == 0 ? 0 : options.focal_gamma * p * ratio;
+  const double loss = CrossTerm(point.mass * focus, l) + options.poly_epsilon * complement;
+  point.mass = point.mass * focus * (1 + slope) + options.poly_epsilon * p;
+  return loss;
+}
+
+template <typename T>
+Decision Decide(const CrossEntropy& options, const RowSums& sums, const Softmax& softmax, const T* x,
+                const TargetMass<T>& mass) {
+  Decision decision{kNan, sums.background};
+  if (softmax.is_nan()) return decision;
+  decision.loss = sums.background * softmax.log_denominator() - sums.background_dot;
+  const bool modified = options.focal_gamma != 0 || options.poly_epsilon != 0;
+  for (Point& point : mass.points) {
+    const double logit = LoadElement<T>(x, point.target);
+    decision.loss +=
+        modified ? Modify(options, softmax, logit, point) : CrossTerm(point.mass, softmax.LogProbability(logit));
+  }
+  if (options.z_loss != 0) {
+    const double lse = softmax.LogSumExp();
+    decision.loss += options.z_loss * lse * lse;
+    decision.p_factor += 2 * options.z_loss * lse;
+  }
+  return decision;
+}
+
+}  // namespace lossd
+
+#endif  // LOSSD_LOSS_DECIDE_H_

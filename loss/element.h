@@ -1,0 +1,128 @@
+// One element of a tensor at a time, of any type and at any alignment: for the values that a loss reads once a row
+// (targets, weights, upstream gradients). Whole rows go through the kernels of row.h.
+#ifndef LOSSD_LOSS_ELEMENT_H_
+#define LOSSD_LOSS_ELEMENT_H_
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "loss/types.h"
+
+namespace lossd {
+
+template <typename T>
+T LoadElement(const void* data, int64_t index) {
+  T value;
+  std::memcpy(&value, static_cast<const char*>(data) + index * static_cast<int64_t>(sizeof(T)), sizeof(T));
+  return value;
+}
+
+template <typename T>
+void StoreElement(void* data, int64_t index, T value) {
+  std::memcpy(static_cast<char*>(data) + index * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
+}
+
+// The value of IEEE binary16 bits, exactly.
+inline float FromFloat16(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t exponent = (bits >> 10) & 0x1fu;
+  const uint32_t mantissa = bits & 0x3ffu;
+  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
+    const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const uint32_t wide = exponent == 31 ? 255u : exponent + 112u;
+  return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
+}
+
+// The value of bfloat16 bits, exactly.
+inline float FromBfloat16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+// `value` as a float whose last bit is set if anything was cut off: rounding it again to fewer bits rounds `value`
+// once.
+inline float RoundToOdd(double value) {
+  const auto near = static_cast<float>(value);
+  if (static_cast<double>(near) == value || std::isnan(value) || std::isinf(near)) return near;
+  const uint32_t bits = std::bit_cast<uint32_t>(near);
+  const bool too_far = std::fabs(static_cast<double>(near)) > std::fabs(value);
+  return std::bit_cast<float>((too_far ? bits - 1 : bits) | 1u);
+}
+
+// The nearest IEEE binary16, ties to even; too large becomes infinity, NaN stays NaN.
+inline uint16_t ToFloat16(double exact) {
+  const float value = RoundToOdd(exact);
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const float magnitude = std::fabs(value);
+  if (std::isnan(value)) return sign | 0x7e00u;
+  if (magnitude >= 65520.0f) return sign | 0x7c00u;
+  if (magnitude < 0x1p-14f) {  // subnormal, or zero: counts of 2^-24
+    return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(magnitude * 0x1p24f)));
+  }
+  const uint32_t rounded = (bits & 0x7fffffffu) + 0xfffu + ((bits >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded - (112u << 23)) >> 13));
+}
+
+// The nearest bfloat16, ties to even; NaN stays NaN.
+inline uint16_t ToBfloat16(double exact) {
+  const float value = RoundToOdd(exact);
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// REQUIRES: IsFloat(tensor.type.data_type), index in range. Every value is exact.
+inline double FloatAt(const TensorView& tensor, int64_t index) {
+  switch (tensor.type.data_type) {
+    case DataType::kFloat64:
+      return LoadElement<double>(tensor.data, index);
+    case DataType::kFloat16:
+      return FromFloat16(LoadElement<uint16_t>(tensor.data, index));
+    case DataType::kBfloat16:
+      return FromBfloat16(LoadElement<uint16_t>(tensor.data, index));
+    default:
+      return LoadElement<float>(tensor.data, index);
+  }
+}
+
+// Stores the nearest value of the tensor's type. REQUIRES: IsFloat(tensor.type.data_type), index in range.
+inline void StoreFloat(const MutableTensorView& tensor, int64_t index, double value) {
+  switch (tensor.type.data_type) {
+    case DataType::kFloat64:
+      return StoreElement(tensor.data, index, value);
+    case DataType::kFloat16:
+      return StoreElement(tensor.data, index, ToFloat16(value));
+    case DataType::kBfloat16:
+      return StoreElement(tensor.data, index, ToBfloat16(value));
+    default:
+      return StoreElement(tensor.data, index, static_cast<float>(value));
+  }
+}
+
+// REQUIRES: the type is an integer type or bool, index in range.
+inline int64_t IntegerAt(const TensorView& tensor, int64_t index) {
+  switch (tensor.type.data_type) {
+    case DataType::kInt8:
+      return LoadElement<int8_t>(tensor.data, index);
+    case DataType::kInt16:
+      return LoadElement<int16_t>(tensor.data, index);
+    case DataType::kInt32:
+      return LoadElement<int32_t>(tensor.data, index);
+    case DataType::kUint8:
+      return LoadElement<uint8_t>(tensor.data, index);
+    case DataType::kUint16:
+      return LoadElement<uint16_t>(tensor.data, index);
+    case DataType::kUint32:
+      return LoadElement<uint32_t>(tensor.data, index);
+    case DataType::kBool:
+      return LoadElement<uint8_t>(tensor.data, index) != 0 ? 1 : 0;
+    default:
+      return LoadElement<int64_t>(tensor.data, index);
+  }
+}
+
+}  // namespace lossd
+
+#endif  // LOSSD_LOSS_ELEMENT_H_

@@ -1,0 +1,57 @@
+#include "loss/evaluate.h"
+
+#include <algorithm>
+
+namespace lossd {
+namespace {
+
+void Dispatch(const CrossEntropy&, Block& block) { EvaluateSoftmaxLoss(block); }
+void Dispatch(const NegativeLogLikelihood&, Block& block) { EvaluateNegativeLogLikelihood(block); }
+void Dispatch(const KlDivergence&, Block& block) { EvaluateKlDivergence(block); }
+void Dispatch(const BinaryCrossEntropy&, Block& block) { EvaluateBinaryCrossEntropy(block); }
+
+}  // namespace
+
+int64_t Block::PredictedClass(int64_t element) const {
+  const int64_t start = plan.RowStart(element);
+  int64_t predicted = 0;
+  double max = -std::numeric_limits<double>::infinity();
+  for (int64_t c = 0; c < plan.num_classes; ++c) {
+    const double x = FloatAt(inputs.logits, start + c * plan.inner_size);
+    if (std::isnan(x)) return -1;
+    if (x > max) {
+      max = x;
+      predicted = c;
+    }
+  }
+  return predicted;
+}
+
+BlockSummary EvaluateBlock(const Plan& plan, const Inputs& inputs, const Weights& weights, int64_t block,
+                           const Results& results, std::byte* scratch) noexcept {
+  const int64_t begin = block * plan.block_elements;
+  const int64_t end = std::min(begin + plan.block_elements, plan.num_elements);
+  Block work{plan, inputs, weights, results, begin, end, scratch, {}};
+  std::visit([&work](const auto& loss) { Dispatch(loss, work); }, plan.spec.loss);
+  return work.summary;
+}
+
+Summary Summarize(const Plan& plan, const Weights& weights, std::span<const BlockSummary> blocks,
+                  const Results& results) noexcept {
+  Summary summary;
+  int64_t correct_count = 0;
+  for (const BlockSummary& block : blocks) {
+    summary.loss_sum += block.loss_sum;
+    summary.nonfinite_count += block.nonfinite_count;
+    correct_count += block.correct_count;
+  }
+  summary.weight_sum = weights.weight_sum;
+  summary.element_count = plan.num_elements;
+  summary.ignored_count = weights.ignored_count;
+  if (results.predicted_class && plan.target_kind == TargetKind::kClassIndices) summary.correct_count = correct_count;
+  if (plan.spec.reduction == Reduction::kNone) return summary;
+  StoreFloat(results.loss, 0, weights.denominator == 0 ? kNan : summary.loss_sum / weights.denominator);
+  return summary;
+}
+
+}  // namespace lossd

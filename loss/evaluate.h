@@ -1,0 +1,72 @@
+// What the losses of loss/ have in common, and where they part. Internal to loss/.
+#ifndef LOSSD_LOSS_EVALUATE_H_
+#define LOSSD_LOSS_EVALUATE_H_
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "loss/element.h"
+#include "loss/loss.h"
+#include "loss/targets.h"
+
+namespace lossd {
+
+inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+// Everything about one block of one call. Elements [begin, end).
+struct Block {
+  const Plan& plan;
+  const Inputs& inputs;
+  const Weights& weights;
+  const Results& results;
+  int64_t begin, end;
+  std::byte* scratch;
+  BlockSummary summary;
+
+  // The element's g: dL/d(its loss), sample weight and unit included.
+  double Upstream(int64_t element) const {
+    const double s = SampleWeight(inputs, element);
+    if (inputs.upstream_gradient.type.shape.rank() == 0) return s * weights.gradient_scale;
+    return s * plan.unit_scale * FloatAt(inputs.upstream_gradient, element);
+  }
+
+  // The class of the element's largest logit, the lowest of equals; -1 where the row has NaN. Of the logits as they
+  // came: temperature and softcap keep their order, but may round two of them to one.
+  int64_t PredictedClass(int64_t element) const;
+
+  // Records the loss of an element, before its sample weight and unit.
+  void AddLoss(int64_t element, double raw_loss) {
+    const double loss = SampleWeight(inputs, element) * plan.unit_scale * raw_loss;
+    summary.loss_sum += loss;
+    // As the caller sees it: what float32 cannot hold is infinite.
+    const bool narrow = plan.results.loss.data_type == DataType::kFloat32;
+    summary.nonfinite_count += std::isfinite(narrow ? static_cast<float>(loss) : loss) ? 0 : 1;
+    StoreLoss(element, loss);
+  }
+  // An element that counts nowhere.
+  void AddIgnored(int64_t element) { StoreLoss(element, 0); }
+
+ private:
+  void StoreLoss(int64_t element, double loss) {
+    if (results.element_loss) StoreFloat(results.element_loss, element, loss);
+    if (plan.spec.reduction == Reduction::kNone) StoreFloat(results.loss, element, loss);
+  }
+};
+
+// mass * cost, where nothing of what is impossible costs nothing: 0 * inf = 0.
+inline double MassTimes(double mass, double cost) { return mass == 0 && std::isinf(cost) ? 0 : mass * cost; }
+
+// -mass * ln p, where 0 * ln 0 = 0.
+inline double CrossTerm(double mass, double log_p) { return MassTimes(mass, -log_p); }
+
+// One for each loss; docs/numerics.md says what they compute.
+void EvaluateSoftmaxLoss(Block& block);            // softmax_loss.cc: cross-entropy and all that modifies it
+void EvaluateNegativeLogLikelihood(Block& block);  // pointwise_loss.cc
+void EvaluateKlDivergence(Block& block);
+void EvaluateBinaryCrossEntropy(Block& block);
+
+}  // namespace lossd
+
+#endif  // LOSSD_LOSS_EVALUATE_H_

@@ -1,0 +1,174 @@
+// Sizes and magnitudes at the edges: long rows, many rows, huge tensors, huge and tiny numbers.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "loss/element.h"
+#include "loss/row.h"
+#include "tests/batch.h"
+
+namespace lossd {
+namespace {
+
+using testing::Batch;
+using testing::Outcome;
+using testing::OwnedTensor;
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// Address space that costs memory only where it is touched.
+class VirtualTensor {
+ public:
+  VirtualTensor(DataType type, const Shape& shape)
+      : type_{type, shape}, bytes_(static_cast<size_t>(NumElements(shape) * SizeOf(type))) {
+    data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  }
+  ~VirtualTensor() { munmap(data_, bytes_); }
+  bool ok() const { return data_ != MAP_FAILED; }
+  TensorView view() const { return {data_, type_}; }
+  MutableTensorView mutable_view() const { return {data_, type_}; }
+
+ private:
+  TensorType type_;
+  size_t bytes_;
+  void* data_;
+};
+
+// Evaluates the last block of a batch of zero logits, its last target `target`; the loss and gradient of the last
+// element.
+void ExpectLastElementIsRight(const Shape& logits_shape, int64_t num_classes, int64_t stride) {
+  const Shape element_shape = logits_shape.Without(1);
+  const VirtualTensor logits(DataType::kFloat32, logits_shape), targets(DataType::kUint8, element_shape);
+  const VirtualTensor gradient(DataType::kFloat32, logits_shape), losses(DataType::kFloat32, element_shape);
+  ASSERT_TRUE(logits.ok() && targets.ok() && gradient.ok() && losses.ok());
+  const int64_t num_elements = NumElements(element_shape), size = NumElements(logits_shape);
+  ASSERT_GT(size, int64_t{1} << 31);
+  const auto logit_at = [&](int64_t c) { return size - 1 - (num_classes - 1 - c) * stride; };
+  StoreElement(targets.mutable_view().data, num_elements - 1, uint8_t{2});
+  StoreElement(logits.mutable_view().data, logit_at(2), 3.0f);
+
+  Spec spec;
+  spec.reduction = Reduction::kNone;
+  spec.outputs = {Output::kLogitsGradient};
+  const Inputs inputs{.logits = logits.view(), .targets = targets.view()};
+  const Plan plan = MakePlan(spec, TypesOf(inputs)).value();
+  Weights weights;
+  const Results results{.loss = losses.mutable_view(), .logits_gradient = gradient.mutable_view()};
+  OwnedTensor scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
+  EvaluateBlock(plan, inputs, weights, plan.num_blocks - 1, results, scratch.data());
+
+  const double others = static_cast<double>(num_classes - 1) * std::exp(-3.0);
+  EXPECT_NEAR(FloatAt(losses.view(), num_elements - 1), std::log1p(others), 1e-6);
+  EXPECT_NEAR(FloatAt(gradient.view(), logit_at(2)), -others / (1 + others), 1e-6);
+  EXPECT_NEAR(FloatAt(gradient.view(), logit_at(1)), std::exp(-3.0) / (1 + others), 1e-6);
+}
+
+TEST(EdgesTest, MoreThan2To31ElementsInRows) { ExpectLastElementIsRight({(int64_t{1} << 25) + 1, 65}, 65, 1); }
+
+TEST(EdgesTest, MoreThan2To31ElementsInColumns) {
+  const int64_t inner = (int64_t{1} << 30) + 7;
+  ExpectLastElementIsRight({1, 3, inner}, 3, inner);
+}
+
+TEST(EdgesTest, SeventyThousandRowsOfFloat16) {
+  Batch batch;
+  batch.logits = OwnedTensor({DataType::kFloat16, {70000, 2}});  // zeros: every loss is ln 2
+  batch.targets = OwnedTensor({DataType::kUint8, {70000}});
+  batch.spec.outputs = {Output::kLogitsGradient};
+  batch.spec.gradient_type = DataType::kFloat32;
+  const Outcome outcome = testing::Evaluate(batch).value();
+  EXPECT_EQ(outcome.summary.weight_sum, 70000);
+  EXPECT_NEAR(outcome.summary.loss_sum / (70000 * std::log(2.0)), 1, 1e-9);
+  EXPECT_FLOAT_EQ(static_cast<float>(outcome.results.loss.at(0)), std::log(2.0f));
+  EXPECT_FLOAT_EQ(static_cast<float>(outcome.results.logits_gradient.at(139999)), 0.5f / 70000);
+}
+
+TEST(EdgesTest, OneFiniteLogitAtEveryPositionOfALongRow) {
+  constexpr int64_t kClasses = 100000;
+  std::vector<float> row(kClasses, -kInf);
+  bool best = true;  // the best target meets every position, the others every lane and every block
+  testing::ForEachSimdTarget([&](const char* target) {
+    const int64_t step = std::exchange(best, false) && !LOSSD_SANITIZED ? 1 : 97;
+    for (int64_t place = 0; place < kClasses; place += place < 4200 || place > kClasses - 4200 ? 1 : step) {
+      row[static_cast<size_t>(place)] = -1e30f;
+      const RowSums sums = ReduceRow(row.data(), kClasses, Background<float>{});
+      row[static_cast<size_t>(place)] = -kInf;
+      ASSERT_EQ(sums.max, -1e30f) << target << ' ' << place;
+      ASSERT_EQ(sums.others, 0) << target << ' ' << place;
+      ASSERT_EQ(sums.ties, 1) << target << ' ' << place;
+      ASSERT_EQ(sums.argmax, place) << target;
+    }
+  });
+}
+
+// Rows, each with what no naive formula survives; the truth is the reference.
+const std::vector<float> kHardRows[] = {
+    {1e8f, 1e8f, 1e8f, 1e8f},
+    {1e8f, 1e8f - 8, 1e8f - 16, 0},
+    {-1e8f, -1e8f + 8, -1e8f, -1e8f},
+    {1000, 0, -1000, 500},
+    {3e38f, -3e38f, 3e38f, 0},
+    {1e-45f, 0, -1e-45f, 2e-45f},
+    {1e-38f, 1.1754944e-38f, 0, -1e-38f},
+    {0, -87.5f, -88.5f, -104.5f},
+    {0, -130, -131, -132},
+    {88.7f, 88.6f, 0.1f, -0.1f},
+    {0.3f, 100.3f, 0.3f, 0.3f},
+    {16777216, 16777215, 16777214, 1},
+};
+
+TEST(EdgesTest, HardRows) {
+  for (DataType type : {DataType::kFloat32, DataType::kFloat64}) {
+    for (const auto& values : kHardRows) {
+      for (int64_t target = 0; target < 4; ++target) {
+        Batch batch;
+        batch.logits = OwnedTensor({type, {4}});
+        for (int64_t i = 0; i < 4; ++i) batch.logits.set(i, values[static_cast<size_t>(i)]);
+        batch.targets = OwnedTensor::Indices({}, {target});
+        batch.spec.outputs = {Output::kLogitsGradient, Output::kEntropy, Output::kLogSumExp, Output::kLogProbabilities,
+                              Output::kProbabilities};
+        EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(type) << ' ' << values[0] << ' ' << target;
+      }
+    }
+  }
+}
+
+// Loss scaling, and worse: the factor in front of p may be anything.
+TEST(EdgesTest, ExtremeUpstreamGradients) {
+  for (double upstream : {65536.0, 0x1p30, 1e20, 1e39, 1e300, 1e-12, 1e-30, 1e-44, 1e-300, -65536.0}) {
+    for (float gap : {1.0f, 80.0f, 95.0f, 104.0f, 130.0f, 200.0f}) {
+      for (double smoothing : {0.0, 0.1}) {
+        Batch batch;
+        batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
+        batch.logits = OwnedTensor::Floats({4}, {gap, 0, -kInf, gap / 2});
+        batch.targets = OwnedTensor::Indices({}, {0});
+        batch.upstream_gradient = OwnedTensor::Doubles({}, {upstream});
+        batch.spec.outputs = {Output::kLogitsGradient};
+        EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << upstream << ' ' << gap << ' ' << smoothing;
+      }
+    }
+  }
+}
+
+TEST(EdgesTest, LossesThatFloat32CannotHoldCountAsNonfinite) {
+  Batch batch;
+  batch.logits = OwnedTensor::Floats({2}, {3e38f, -3e38f});
+  batch.targets = OwnedTensor::Indices({}, {1});
+  EXPECT_EQ(testing::Evaluate(batch)->summary.nonfinite_count, 1);
+}
+
+TEST(EdgesTest, LongRowsInDouble) {
+  std::mt19937_64 random(1);
+  for (double scale : {0.01, 1.0, 30.0}) {
+    Batch batch =
+        testing::RandomBatch({.type = DataType::kFloat64, .outer = {2}, .num_classes = 50257, .scale = scale}, random);
+    batch.spec.outputs = {Output::kLogitsGradient};
+    EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << scale;
+  }
+}
+
+}  // namespace
+}  // namespace lossd

@@ -1,0 +1,136 @@
+// The same bits, whatever the threads, the chunks, the order or the position: semantics of exactness rule 6.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "tests/batch.h"
+
+namespace lossd {
+namespace {
+
+using testing::Batch;
+using testing::Outcome;
+using testing::OwnedTensor;
+
+constexpr int64_t kRows = 1000;
+constexpr int64_t kClasses = 77;
+
+Batch WholeBatch(DataType targets = DataType::kInt64, DataType type = DataType::kFloat32) {
+  std::mt19937_64 random(1);
+  testing::BatchOptions options{.type = type, .target_type = targets, .outer = {kRows}, .num_classes = kClasses};
+  options.class_weights = true;
+  options.ignore_some = true;
+  Batch batch = testing::RandomBatch(options, random);
+  std::get<CrossEntropy>(batch.spec.loss).label_smoothing = 0.1;
+  batch.spec.outputs = {Output::kLogitsGradient, Output::kElementLoss};
+  return batch;
+}
+
+// The rows of `tensor`, which has kRows of them, that `rows` names.
+OwnedTensor Select(const OwnedTensor& tensor, const std::vector<int64_t>& rows) {
+  Shape shape{static_cast<int64_t>(rows.size())};
+  for (int axis = 1; axis < tensor.type().shape.rank(); ++axis) shape.push_back(tensor.type().shape[axis]);
+  OwnedTensor part({tensor.type().data_type, shape});
+  const int64_t row_bytes = tensor.size() / kRows * SizeOf(tensor.type().data_type);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(part.data() + static_cast<int64_t>(i) * row_bytes, tensor.data() + rows[i] * row_bytes,
+                static_cast<size_t>(row_bytes));
+  }
+  return part;
+}
+
+Outcome EvaluateRows(const Batch& whole, const std::vector<int64_t>& rows, double normalizer) {
+  Batch part;
+  part.spec = whole.spec;
+  part.spec.normalizer = normalizer;
+  part.logits = Select(whole.logits, rows);
+  part.targets = Select(whole.targets, rows);
+  part.class_weights = whole.class_weights;
+  return testing::Evaluate(part).value();
+}
+
+TEST(InvarianceTest, AnyNumberOfThreads) {
+  testing::ForEachSimdTarget([](const char* target) {
+    for (const auto& [targets, type] : {std::pair(DataType::kInt64, DataType::kFloat32),
+                                        {DataType::kFloat32, DataType::kFloat32},
+                                        {DataType::kInt64, DataType::kBfloat16},
+                                        {DataType::kFloat16, DataType::kFloat64}}) {
+      const Batch batch = WholeBatch(targets, type);
+      const Outcome alone = testing::Evaluate(batch, 1).value();
+      ASSERT_GT(alone.plan.num_blocks, 1);
+      for (int threads : {2, 3, 7}) {
+        const Outcome together = testing::Evaluate(batch, threads).value();
+        EXPECT_EQ(together.results.loss.Bits(), alone.results.loss.Bits()) << target << ' ' << threads;
+        EXPECT_EQ(together.results.logits_gradient.Bits(), alone.results.logits_gradient.Bits()) << target;
+        EXPECT_EQ(together.summary.loss_sum, alone.summary.loss_sum) << target << ' ' << threads;
+      }
+    }
+  });
+}
+
+struct Split {
+  const char* name;
+  int64_t chunk;
+  bool reversed;
+};
+
+void ExpectChunksEqualWhole(const Batch& batch) {
+  const Outcome whole = testing::Evaluate(batch).value();
+  for (const Split& split : {Split{"one by one", 1, false}, {"by 7", 7, false}, {"reversed", kRows, true}}) {
+    std::vector<int64_t> order(kRows);
+    std::iota(order.begin(), order.end(), 0);
+    if (split.reversed) std::reverse(order.begin(), order.end());
+    double loss_sum = 0;
+    for (int64_t first = 0; first < kRows; first += split.chunk) {
+      const std::vector<int64_t> rows(order.begin() + first, order.begin() + std::min(first + split.chunk, kRows));
+      const Outcome part = EvaluateRows(batch, rows, whole.summary.weight_sum);
+      ASSERT_EQ(part.results.element_loss.Bits(), Select(whole.results.element_loss, rows).Bits()) << split.name;
+      ASSERT_EQ(part.results.logits_gradient.Bits(), Select(whole.results.logits_gradient, rows).Bits()) << split.name;
+      loss_sum += part.summary.loss_sum;
+    }
+    EXPECT_NEAR(loss_sum / whole.summary.loss_sum, 1, 1e-12) << split.name;
+  }
+}
+
+TEST(InvarianceTest, AnyChunksInAnyOrder) {
+  for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
+    ExpectChunksEqualWhole(WholeBatch(DataType::kInt64, type));
+  }
+}
+
+TEST(InvarianceTest, AnyLayout) {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::mt19937_64 random(5);
+    Batch rows = testing::RandomBatch({.outer = {35}, .num_classes = 77}, random);
+    rows.spec.outputs = {Output::kLogitsGradient, Output::kElementLoss};
+    Batch columns;  // the same, transposed: classes first
+    columns.spec = rows.spec;
+    std::get<CrossEntropy>(columns.spec.loss).class_axis = 0;
+    columns.targets = rows.targets;
+    columns.logits = OwnedTensor({DataType::kFloat32, {77, 35}});
+    for (int64_t i = 0; i < 35 * 77; ++i) columns.logits.set(i % 77 * 35 + i / 77, rows.logits.at(i));
+    const Outcome a = testing::Evaluate(rows).value(), b = testing::Evaluate(columns).value();
+    EXPECT_EQ(a.results.element_loss.Bits(), b.results.element_loss.Bits()) << target;
+    for (int64_t i = 0; i < 35 * 77; ++i) {
+      ASSERT_EQ(a.results.logits_gradient.at(i), b.results.logits_gradient.at(i % 77 * 35 + i / 77)) << target;
+    }
+  });
+}
+
+TEST(InvarianceTest, AnyAlignment) {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::string first;
+    for (int misalignment : {0, 4, 8, 20, 60}) {
+      std::mt19937_64 random(4);
+      Batch batch = testing::RandomBatch({.num_classes = 301, .misalignment = misalignment}, random);
+      batch.spec.outputs = {Output::kLogitsGradient};
+      const std::string bits = testing::Evaluate(batch)->results.logits_gradient.Bits();
+      if (first.empty()) first = bits;
+      EXPECT_EQ(bits, first) << target << ' ' << misalignment;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace lossd

@@ -1,0 +1,65 @@
+// exp, through the only door it has: ScatterRow() with p_scale 1 writes exp(x - max).
+#include "loss/row.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "tests/batch.h"
+
+namespace lossd {
+namespace {
+
+template <typename T>
+std::vector<T> ExpOf(const std::vector<T>& x) {
+  std::vector<T> y(x.size());
+  ScatterRow(x.data(), static_cast<int64_t>(x.size()), 0, 1, 0, Background<T>{}, y.data());
+  return y;
+}
+
+// |y - exp(x)| in units of the last place of exp(x).
+template <typename T>
+double UlpError(T x, T y) {
+  const long double truth = std::exp(static_cast<long double>(x));
+  const T next = std::nextafter(static_cast<T>(truth), std::numeric_limits<T>::infinity());
+  return static_cast<double>(std::fabs(y - truth) / static_cast<long double>(next - static_cast<T>(truth)));
+}
+
+TEST(RowTest, ExpFloatIsWithinOneUlp) {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::vector<float> x;
+    for (uint32_t bits = 0x80000000u; bits < 0xc2d40000u; bits += 997) {  // -0 to -106
+      float value;
+      std::memcpy(&value, &bits, sizeof(value));
+      x.push_back(value);
+    }
+    const std::vector<float> y = ExpOf(x);
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_LE(UlpError(x[i], y[i]), 1.0) << target << " exp(" << x[i] << ")";
+  });
+}
+
+TEST(RowTest, ExpDoubleIsWithinOneUlp) {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::vector<double> x;
+    for (double value = -1e-12; value > -750; value = value * 1.0003 - 1e-5) x.push_back(value);
+    const std::vector<double> y = ExpOf(x);
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_LE(UlpError(x[i], y[i]), 1.0) << target << " exp(" << x[i] << ")";
+  });
+}
+
+TEST(RowTest, ExpAtTheEdges) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  testing::ForEachSimdTarget([](const char* target) {
+    const std::vector<float> y = ExpOf<float>({0, -0.0f, -kInf, -1e30f, -200, std::nanf("")});
+    EXPECT_EQ(y[0], 1) << target;
+    EXPECT_EQ(y[1], 1) << target;
+    for (size_t i : {2, 3, 4}) EXPECT_EQ(y[i], 0) << target << ' ' << i;
+    EXPECT_TRUE(std::isnan(y[5])) << target;
+  });
+}
+
+}  // namespace
+}  // namespace lossd
