@@ -1,0 +1,130 @@
+// The C++ client of lossd: send a batch, get its loss and gradients. No gRPC or protobuf type appears here.
+//
+//   lossd::Client client("dns:///lossd:50051");
+//   lossd::Batch batch;
+//   batch.job = "digits";
+//   batch.logits = {logits.data(), {lossd::DataType::kFloat32, {64, 10}}};
+//   batch.targets = {labels.data(), {lossd::DataType::kInt64, {64}}};
+//   batch.spec.outputs = {lossd::Output::kLogitsGradient};
+//   absl::StatusOr<lossd::Evaluation> result = client.Evaluate(batch, absl::Seconds(5));
+//   if (!result.ok()) ...                                   // the server's own words: result.status()
+//   std::span<const float> gradient = result->logits_gradient.As<float>();
+#ifndef LOSSD_CLIENT_CPP_CLIENT_H_
+#define LOSSD_CLIENT_CPP_CLIENT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "loss/spec.h"
+#include "loss/types.h"
+
+namespace lossd {
+
+// A dense, row-major tensor that owns its elements. Absent (false) when it was not asked for.
+class Tensor {
+ public:
+  Tensor() = default;
+  // REQUIRES: bytes.size() == NumElements(type.shape) * SizeOf(type.data_type).
+  Tensor(TensorType type, std::string bytes) : type_(type), bytes_(std::move(bytes)) {}
+
+  explicit operator bool() const { return static_cast<bool>(type_); }
+  DataType data_type() const { return type_.data_type; }
+  const Shape& shape() const { return type_.shape; }
+  // Valid as long as this tensor is.
+  TensorView view() const { return {bytes_.data(), type_}; }
+  // The elements. REQUIRES: T is the C++ type of data_type(): float for kFloat32, int64_t for kInt64, ...
+  template <typename T>
+  std::span<const T> As() const {
+    return {reinterpret_cast<const T*>(bytes_.data()), bytes_.size() / sizeof(T)};
+  }
+  // The only element of a scalar float32 or float64 tensor; NaN for any other tensor.
+  double scalar() const;
+
+ private:
+  TensorType type_;
+  std::string bytes_;
+};
+
+// One request. The views are read during Evaluate() only. Fields that stay as they are take the contract's defaults.
+struct Batch {
+  std::string job;              // [A-Za-z0-9_.:/-]{0,128}: the label of this job's metrics
+  std::optional<int64_t> step;  // the job's training step
+  Spec spec;
+  TensorView logits;                // float; see the loss for shapes
+  TensorView targets;               // class indices of an integer type, or probabilities of a float type
+  TensorView target_probabilities;  // sparse probabilities, in the shape of `targets`
+  TensorView class_weights;         // (C)
+  TensorView sample_weights;        // element shape
+  TensorView upstream_gradient;     // scalar, or the element shape with Reduction::kNone
+};
+
+// One answer. Tensors that were not asked for are absent.
+struct Evaluation {
+  Tensor loss;  // scalar, or the element shape with Reduction::kNone
+  Summary summary;
+  double queue_seconds = 0;
+  double compute_seconds = 0;
+  Tensor element_loss;
+  Tensor log_sum_exp;
+  Tensor target_log_probability;
+  Tensor predicted_class;
+  Tensor entropy;
+  Tensor probabilities;
+  Tensor log_probabilities;
+  Tensor targets_gradient;
+  Tensor logits_gradient;
+};
+
+struct ServerInfo {
+  std::string version;
+  std::string simd_target;
+  int compute_threads = 0;
+  int64_t max_message_bytes = 0;
+  int64_t memory_budget_bytes = 0;
+  std::vector<std::string> losses;
+  std::vector<DataType> data_types;
+  std::vector<Output> outputs;
+  std::vector<std::string> extensions;
+};
+
+// A connection to one lossd, or to many behind one name. Thread-safe; make one and share it. Connects on first use and
+// reconnects by itself.
+//
+// Every call blocks, takes a timeout, and answers with the server's status as absl::Status:
+//   kInvalidArgument    the batch is wrong; the message names the field and both numbers. Do not retry.
+//   kResourceExhausted  the server is full (retry later), or the batch exceeds a limit that the message states.
+//   kUnavailable        no server, or it is draining: retry. kDeadlineExceeded: the timeout passed; safe to retry.
+//   kUnimplemented      this server's build lacks the loss or an output.
+class Client {
+ public:
+  // `target`: "host:port", "dns:///name:port" or "unix:/path"; see the gRPC naming document for more.
+  explicit Client(const std::string& target);
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // One batch, one unary call.
+  absl::StatusOr<Evaluation> Evaluate(const Batch& batch, absl::Duration timeout) const;
+
+  absl::StatusOr<ServerInfo> GetServerInfo(absl::Duration timeout) const;
+
+  // OK when the server says it serves `service` ("" is the server as a whole), kUnavailable when it says it does not.
+  absl::Status CheckHealth(const std::string& service, absl::Duration timeout) const;
+
+ private:
+  struct Stubs;
+  std::unique_ptr<Stubs> stubs_;
+};
+
+}  // namespace lossd
+
+#endif  // LOSSD_CLIENT_CPP_CLIENT_H_

@@ -1,0 +1,138 @@
+#include "client/cpp/eval_tensors.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "client/cpp/lossctl.h"
+#include "client/cpp/npy.h"
+#include "client/cpp/random.h"
+
+ABSL_FLAG(std::string, logits, "", "A .npy file. See the contract, proto/lossd/v1/loss.proto, for types and shapes.");
+ABSL_FLAG(std::string, targets, "", "A .npy file: class indices, or probabilities.");
+ABSL_FLAG(std::string, target_probabilities, "", "A .npy file: sparse probabilities, in the shape of the targets.");
+ABSL_FLAG(std::string, class_weights, "", "A .npy file: a weight for each class.");
+ABSL_FLAG(std::string, sample_weights, "", "A .npy file: a weight for each element.");
+ABSL_FLAG(std::string, upstream_gradient, "", "A .npy file: a scalar, or one for each element with --reduction=none.");
+ABSL_FLAG(std::string, generate, "",
+          "Instead of --logits, and --targets too if unset: random ones of this shape, as 1024x32000.");
+
+namespace lossd {
+namespace {
+
+constexpr float kLogitsDeviation = 2.0f;
+constexpr int64_t kMaxGenerated = int64_t{1} << 29;  // elements: 2 GiB of float32, more than one call can carry
+
+absl::StatusOr<Shape> ParseShape(const std::string& text) {
+  Shape shape;
+  for (const std::string& part : std::vector<std::string>(absl::StrSplit(text, 'x'))) {
+    int64_t dim = 0;
+    if (!absl::SimpleAtoi(part, &dim) || dim < 0 || shape.rank() == Shape::kMaxRank) {
+      return absl::InvalidArgumentError(absl::StrCat("--generate=", text, " is not a shape, as 1024x32000"));
+    }
+    shape.push_back(dim);
+  }
+  const int64_t count = NumElements(shape);
+  if (count < 0 || count > kMaxGenerated) {
+    return absl::InvalidArgumentError(absl::StrCat("--generate=", text, " is more than ", kMaxGenerated, " elements"));
+  }
+  return shape;
+}
+
+// A tensor of `next()` called once for each element.
+template <typename T, typename Next>
+Tensor Generate(DataType type, const Shape& shape, Next next) {
+  std::string bytes(static_cast<size_t>(NumElements(shape)) * sizeof(T), '\0');
+  for (size_t at = 0; at < bytes.size(); at += sizeof(T)) {
+    const T value = next();
+    std::memcpy(&bytes[at], &value, sizeof(T));
+  }
+  return Tensor({type, shape}, std::move(bytes));
+}
+
+// The class axis that `spec` chooses, or nothing where an element is one entry. A wrong axis counts as the default:
+// the server refuses it in better words.
+std::optional<int> ClassAxis(const Spec& spec, int rank) {
+  std::optional<int32_t> axis;
+  if (const auto* loss = std::get_if<CrossEntropy>(&spec.loss)) {
+    axis = loss->class_axis;
+  } else if (const auto* likelihood = std::get_if<NegativeLogLikelihood>(&spec.loss)) {
+    axis = likelihood->class_axis;
+  } else {
+    return std::nullopt;
+  }
+  const int chosen = axis && *axis < 0 ? *axis + rank : axis.value_or(std::min(rank - 1, 1));
+  return chosen >= 0 && chosen < rank ? chosen : std::min(rank - 1, 1);
+}
+
+Tensor GenerateTargets(const Spec& spec, const Shape& logits, uint64_t seed) {
+  Random random(seed);
+  const std::optional<int> axis = ClassAxis(spec, logits.rank());
+  if (!axis) return Generate<float>(DataType::kFloat32, logits, [&] { return random.Uniform(); });
+  const uint64_t num_classes = static_cast<uint64_t>(std::max<int64_t>(logits[*axis], 1));
+  return Generate<int64_t>(DataType::kInt64, logits.Without(*axis),
+                           [&] { return static_cast<int64_t>(random.Below(num_classes)); });
+}
+
+absl::Status ReadFlag(const absl::Flag<std::string>& flag, Tensor* tensor) {
+  const std::string path = absl::GetFlag(flag);
+  if (path.empty()) return absl::OkStatus();
+  absl::StatusOr<Tensor> read = ReadNpy(path);
+  if (!read.ok()) return read.status();
+  *tensor = *std::move(read);
+  return absl::OkStatus();
+}
+
+absl::Status ReadFiles(EvalTensors* tensors) {
+  absl::Status status = ReadFlag(FLAGS_logits, &tensors->logits);
+  if (status.ok()) status = ReadFlag(FLAGS_targets, &tensors->targets);
+  if (status.ok()) status = ReadFlag(FLAGS_target_probabilities, &tensors->target_probabilities);
+  if (status.ok()) status = ReadFlag(FLAGS_class_weights, &tensors->class_weights);
+  if (status.ok()) status = ReadFlag(FLAGS_sample_weights, &tensors->sample_weights);
+  if (status.ok()) status = ReadFlag(FLAGS_upstream_gradient, &tensors->upstream_gradient);
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<EvalTensors> TensorsFromFlags(const Spec& spec) {
+  const std::string generate = absl::GetFlag(FLAGS_generate);
+  if (absl::GetFlag(FLAGS_logits).empty() == generate.empty()) {
+    return absl::InvalidArgumentError("give either --logits=FILE.npy or --generate=SHAPE");
+  }
+  EvalTensors tensors;
+  absl::Status status = ReadFiles(&tensors);
+  if (!status.ok()) return status;
+  if (generate.empty()) return tensors;
+  absl::StatusOr<Shape> shape = ParseShape(generate);
+  if (!shape.ok()) return shape.status();
+  const uint64_t seed = absl::GetFlag(FLAGS_seed);
+  Random random(seed);
+  tensors.logits = Generate<float>(DataType::kFloat32, *shape, [&] { return kLogitsDeviation * random.Normal(); });
+  if (!tensors.targets) tensors.targets = GenerateTargets(spec, *shape, ~seed);
+  return tensors;
+}
+
+Batch MakeBatch(const Spec& spec, const EvalTensors& tensors) {
+  Batch batch;
+  batch.job = absl::GetFlag(FLAGS_job).value_or("");
+  batch.spec = spec;
+  batch.logits = tensors.logits.view();
+  batch.targets = tensors.targets.view();
+  batch.target_probabilities = tensors.target_probabilities.view();
+  batch.class_weights = tensors.class_weights.view();
+  batch.sample_weights = tensors.sample_weights.view();
+  batch.upstream_gradient = tensors.upstream_gradient.view();
+  return batch;
+}
+
+}  // namespace lossd

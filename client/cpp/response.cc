@@ -1,0 +1,183 @@
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/cpp/messages.h"
+
+namespace lossd {
+namespace {
+
+// Which field answers which output, and where it goes.
+struct Answer {
+  Output output;
+  const char* field;
+  bool (v1::EvaluateResponse::*has)() const;
+  v1::Tensor* (v1::EvaluateResponse::*message)();
+  Tensor Evaluation::*tensor;
+};
+
+constexpr Answer kAnswers[] = {
+    {Output::kElementLoss, "element_loss", &v1::EvaluateResponse::has_element_loss,
+     &v1::EvaluateResponse::mutable_element_loss, &Evaluation::element_loss},
+    {Output::kLogSumExp, "log_sum_exp", &v1::EvaluateResponse::has_log_sum_exp,
+     &v1::EvaluateResponse::mutable_log_sum_exp, &Evaluation::log_sum_exp},
+    {Output::kTargetLogProbability, "target_log_probability", &v1::EvaluateResponse::has_target_log_probability,
+     &v1::EvaluateResponse::mutable_target_log_probability, &Evaluation::target_log_probability},
+    {Output::kPredictedClass, "predicted_class", &v1::EvaluateResponse::has_predicted_class,
+     &v1::EvaluateResponse::mutable_predicted_class, &Evaluation::predicted_class},
+    {Output::kEntropy, "entropy", &v1::EvaluateResponse::has_entropy, &v1::EvaluateResponse::mutable_entropy,
+     &Evaluation::entropy},
+    {Output::kProbabilities, "probabilities", &v1::EvaluateResponse::has_probabilities,
+     &v1::EvaluateResponse::mutable_probabilities, &Evaluation::probabilities},
+    {Output::kLogProbabilities, "log_probabilities", &v1::EvaluateResponse::has_log_probabilities,
+     &v1::EvaluateResponse::mutable_log_probabilities, &Evaluation::log_probabilities},
+    {Output::kTargetsGradient, "targets_gradient", &v1::EvaluateResponse::has_targets_gradient,
+     &v1::EvaluateResponse::mutable_targets_gradient, &Evaluation::targets_gradient},
+    {Output::kLogitsGradient, "logits_gradient", &v1::EvaluateResponse::has_logits_gradient,
+     &v1::EvaluateResponse::mutable_logits_gradient, &Evaluation::logits_gradient},
+};
+
+absl::Status Malformed(const char* field, const std::string& why) {
+  return absl::InternalError(absl::StrCat("the server's answer is malformed: ", field, " ", why));
+}
+
+// A tensor whose bytes fill its shape, or an error.
+absl::StatusOr<Tensor> TakeTensor(const char* field, v1::Tensor* message) {
+  const std::span<const int64_t> dims(message->shape().data(), static_cast<size_t>(message->shape_size()));
+  if (dims.size() > Shape::kMaxRank) return Malformed(field, absl::StrCat("has ", dims.size(), " axes"));
+  const int data_type = message->data_type();
+  if (!v1::DataType_IsValid(data_type) || data_type == v1::DATA_TYPE_UNSPECIFIED) {
+    return Malformed(field, absl::StrCat("has the unknown data type ", data_type));
+  }
+  const TensorType type{static_cast<DataType>(data_type), Shape(dims)};
+  // An answer of no elements may leave its contents out.
+  if (message->contents_case() != v1::Tensor::kRaw && message->contents_case() != v1::Tensor::CONTENTS_NOT_SET) {
+    return Malformed(field, "does not carry raw contents");
+  }
+  const int64_t element_bytes = SizeOf(type.data_type);
+  const int64_t num_elements = NumElements(type.shape);
+  const int64_t num_bytes = static_cast<int64_t>(message->raw().size());
+  if (num_bytes % element_bytes != 0 || num_bytes / element_bytes != num_elements) {
+    return Malformed(field, absl::StrCat("is ", Name(type.data_type), " of shape ", ToString(type.shape), " but has ",
+                                         num_bytes, " bytes"));
+  }
+  return Tensor(type, message->has_raw() ? std::move(*message->mutable_raw()) : std::string());
+}
+
+absl::Status CheckType(const char* field, const Tensor& tensor, DataType want) {
+  if (tensor.data_type() == want) return absl::OkStatus();
+  return Malformed(field, absl::StrCat("is ", Name(tensor.data_type()), ", not ", Name(want)));
+}
+
+absl::Status CheckShape(const char* field, const Tensor& tensor, const Shape& want) {
+  if (tensor.shape() == want) return absl::OkStatus();
+  return Malformed(field, absl::StrCat("has the shape ", ToString(tensor.shape()), ", not ", ToString(want)));
+}
+
+absl::Status CheckElements(const char* field, const Tensor& tensor, const Summary& summary) {
+  if (NumElements(tensor.shape()) == summary.element_count) return absl::OkStatus();
+  return Malformed(
+      field, absl::StrCat("has the shape ", ToString(tensor.shape()), " for ", summary.element_count, " elements"));
+}
+
+DataType LossType(const Batch& batch) {
+  return batch.logits.type.data_type == DataType::kFloat64 ? DataType::kFloat64 : DataType::kFloat32;
+}
+
+DataType AnswerType(const Batch& batch, Output output) {
+  switch (output) {
+    case Output::kPredictedClass:
+      return DataType::kInt64;
+    case Output::kLogitsGradient:
+    case Output::kTargetsGradient:
+      return batch.spec.gradient_type != DataType::kUnspecified ? batch.spec.gradient_type
+                                                                : batch.logits.type.data_type;
+    default:
+      return LossType(batch);
+  }
+}
+
+absl::Status CheckAnswer(const Batch& batch, const Answer& answer, const Evaluation& evaluation) {
+  const Tensor& tensor = evaluation.*answer.tensor;
+  absl::Status status = CheckType(answer.field, tensor, AnswerType(batch, answer.output));
+  if (!status.ok()) return status;
+  switch (answer.output) {
+    case Output::kLogitsGradient:
+    case Output::kProbabilities:
+    case Output::kLogProbabilities:
+      return CheckShape(answer.field, tensor, batch.logits.type.shape);
+    case Output::kTargetsGradient:
+      return CheckShape(answer.field, tensor, batch.targets.type.shape);
+    default:
+      return CheckElements(answer.field, tensor, evaluation.summary);
+  }
+}
+
+Summary ToSummary(const v1::Summary& message) {
+  Summary summary;
+  summary.loss_sum = message.loss_sum();
+  summary.weight_sum = message.weight_sum();
+  summary.element_count = message.element_count();
+  summary.ignored_count = message.ignored_count();
+  if (message.has_correct_count()) summary.correct_count = message.correct_count();
+  summary.nonfinite_count = message.nonfinite_count();
+  return summary;
+}
+
+absl::Status TakeLoss(const Batch& batch, v1::EvaluateResponse* response, Evaluation* evaluation) {
+  if (!response->has_loss()) return Malformed("loss", "is missing");
+  evaluation->summary = ToSummary(response->summary());
+  absl::StatusOr<Tensor> loss = TakeTensor("loss", response->mutable_loss());
+  if (!loss.ok()) return loss.status();
+  evaluation->loss = *std::move(loss);
+  absl::Status status = CheckType("loss", evaluation->loss, LossType(batch));
+  if (!status.ok()) return status;
+  if (batch.spec.reduction == Reduction::kNone) return CheckElements("loss", evaluation->loss, evaluation->summary);
+  return CheckShape("loss", evaluation->loss, Shape());
+}
+
+absl::Status TakeAnswer(const Batch& batch, const Answer& answer, v1::EvaluateResponse* response,
+                        Evaluation* evaluation) {
+  if (!batch.spec.outputs.Has(answer.output)) return absl::OkStatus();
+  if (!(response->*answer.has)()) return Malformed(answer.field, "was asked for and is missing");
+  absl::StatusOr<Tensor> tensor = TakeTensor(answer.field, (response->*answer.message)());
+  if (!tensor.ok()) return tensor.status();
+  evaluation->*answer.tensor = *std::move(tensor);
+  return CheckAnswer(batch, answer, *evaluation);
+}
+
+}  // namespace
+
+absl::StatusOr<Evaluation> TakeEvaluation(const Batch& batch, v1::EvaluateResponse* response) {
+  Evaluation evaluation;
+  absl::Status status = TakeLoss(batch, response, &evaluation);
+  for (const Answer& answer : kAnswers) {
+    if (status.ok()) status = TakeAnswer(batch, answer, response, &evaluation);
+  }
+  if (!status.ok()) return status;
+  evaluation.queue_seconds = response->timing().queue_seconds();
+  evaluation.compute_seconds = response->timing().compute_seconds();
+  return evaluation;
+}
+
+ServerInfo ToServerInfo(const v1::GetServerInfoResponse& response) {
+  ServerInfo info;
+  info.version = response.version();
+  info.simd_target = response.simd_target();
+  info.compute_threads = response.compute_threads();
+  info.max_message_bytes = response.max_message_bytes();
+  info.memory_budget_bytes = response.memory_budget_bytes();
+  info.losses.assign(response.losses().begin(), response.losses().end());
+  for (int type : response.data_types()) {
+    if (v1::DataType_IsValid(type)) info.data_types.push_back(static_cast<DataType>(type));
+  }
+  for (int output : response.outputs()) {
+    if (v1::Output_IsValid(output)) info.outputs.push_back(static_cast<Output>(output));
+  }
+  info.extensions.assign(response.extensions().begin(), response.extensions().end());
+  return info;
+}
+
+}  // namespace lossd

@@ -1,0 +1,77 @@
+#include "server/executor.h"
+
+#include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/parallel_for.h>
+#include <oneapi/tbb/task_arena.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <utility>
+
+namespace lossd {
+
+namespace tbb = oneapi::tbb;
+
+struct Executor::Pool {
+  // No slot is reserved for outside threads: whoever computes is one of ours. TBB starts no more workers than the
+  // machine has cores unless told.
+  explicit Pool(int count)
+      : threads(count),
+        workers(tbb::global_control::max_allowed_parallelism, static_cast<size_t>(count) + 1),
+        arena(count, /*reserved_for_masters=*/0) {}
+
+  const int threads;
+  tbb::global_control workers;
+  tbb::task_arena arena;
+  std::mutex mutex;
+  std::condition_variable idle;
+  int64_t pending = 0;
+};
+
+Executor::Executor(int threads) : pool_(std::make_unique<Pool>(threads)) {}
+
+Executor::~Executor() {
+  std::unique_lock<std::mutex> lock(pool_->mutex);
+  pool_->idle.wait(lock, [this] { return pool_->pending == 0; });
+}
+
+int Executor::threads() const { return pool_->threads; }
+
+void Executor::Submit(std::function<void()> work) {
+  // TBB frees what is enqueued some time after it ran; `work` and its captures go before it counts as done.
+  auto* const handed_over = new std::function<void()>(std::move(work));
+  {
+    // Also orders the caller's writes before the work for tools that cannot see into TBB.
+    std::lock_guard<std::mutex> lock(pool_->mutex);
+    ++pool_->pending;
+  }
+  pool_->arena.enqueue([pool = pool_.get(), handed_over] {
+    { std::lock_guard<std::mutex> lock(pool->mutex); }
+    (*handed_over)();
+    delete handed_over;
+    std::lock_guard<std::mutex> lock(pool->mutex);
+    if (--pool->pending == 0) pool->idle.notify_all();
+  });
+}
+
+void Executor::ForEach(int64_t count, const std::function<void(int64_t, int)>& body) {
+  const int workers = static_cast<int>(std::min<int64_t>(count, pool_->threads));
+  std::atomic<int64_t> next{0};
+  // Release after, acquire before: see Submit().
+  std::atomic<int> order{0};
+  const auto work = [&](int worker) {
+    order.fetch_add(1, std::memory_order_acquire);
+    for (int64_t index = next++; index < count; index = next++) body(index, worker);
+    order.fetch_add(1, std::memory_order_release);
+  };
+  order.fetch_add(1, std::memory_order_release);
+  if (workers <= 1) return work(0);
+  // Isolated: a thread that waits for its last block must not start somebody else's call meanwhile. Workers are
+  // numbered here rather than by TBB, whose arenas may have a slot more than they have threads.
+  tbb::this_task_arena::isolate([&] { tbb::parallel_for(0, workers, work, tbb::simple_partitioner()); });
+  order.fetch_add(1, std::memory_order_acquire);
+}
+
+}  // namespace lossd

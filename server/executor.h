@@ -1,0 +1,39 @@
+// The compute pool: whole calls are handed over by gRPC threads, and their blocks spread over the pool's threads.
+#ifndef LOSSD_SERVER_EXECUTOR_H_
+#define LOSSD_SERVER_EXECUTOR_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace lossd {
+
+// Thread-safe.
+class Executor {
+ public:
+  // REQUIRES: threads >= 1.
+  explicit Executor(int threads);
+  // Waits for everything submitted.
+  ~Executor();
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  int threads() const;
+
+  // Runs `work` on a thread of the pool, soon, roughly in the order of submission. `work` must not throw.
+  void Submit(std::function<void()> work);
+
+  // Calls body(index, worker) once for each index in [0, count), on as many threads as are free, and returns when all
+  // calls have returned. Two calls that run at the same time have different workers in [0, threads()); everything the
+  // caller wrote before is visible to them, and what they wrote is visible after. `body` must not throw.
+  // REQUIRES: called from `work` of Submit(). A single index runs on the calling thread, and wakes nobody.
+  void ForEach(int64_t count, const std::function<void(int64_t index, int worker)>& body);
+
+ private:
+  struct Pool;
+  std::unique_ptr<Pool> pool_;
+};
+
+}  // namespace lossd
+
+#endif  // LOSSD_SERVER_EXECUTOR_H_

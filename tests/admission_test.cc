@@ -1,0 +1,182 @@
+#include "server/admission.h"
+
+#include <atomic>
+#include <future>
+#include <limits>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace lossd {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kForever = absl::Hours(1);
+
+void ExpectLoad(const Admission& admission, int64_t requests, int64_t bytes) {
+  EXPECT_EQ(admission.load().requests, requests);
+  EXPECT_EQ(admission.load().bytes, bytes);
+}
+
+Admission::Ticket Enter(Admission& admission) {
+  absl::StatusOr<Admission::Ticket> ticket = admission.Enter();
+  EXPECT_TRUE(ticket.ok()) << ticket.status();
+  return *std::move(ticket);
+}
+
+TEST(AdmissionTest, ATicketCountsWhileItLives) {
+  Admission admission(100);
+  {
+    Admission::Ticket ticket = Enter(admission);
+    ExpectLoad(admission, 1, 0);
+    EXPECT_TRUE(ticket.Reserve(30).ok());
+    EXPECT_TRUE(ticket.Reserve(70).ok());
+    ExpectLoad(admission, 1, 100);
+  }
+  ExpectLoad(admission, 0, 0);
+}
+
+TEST(AdmissionTest, MovingATicketMovesItsPlace) {
+  Admission admission(100);
+  Admission::Ticket first = Enter(admission);
+  ASSERT_TRUE(first.Reserve(10).ok());
+  Admission::Ticket second(std::move(first));
+  ExpectLoad(admission, 1, 10);
+  Admission::Ticket third = Enter(admission);
+  ASSERT_TRUE(third.Reserve(20).ok());
+  third = std::move(second);  // gives back its own 20
+  ExpectLoad(admission, 1, 10);
+  third = Admission::Ticket();
+  ExpectLoad(admission, 0, 0);
+}
+
+TEST(AdmissionTest, AStatusOrTicketGivesBackOnce) {
+  Admission admission(100);
+  {
+    absl::StatusOr<Admission::Ticket> entered = admission.Enter();
+    Admission::Ticket ticket;
+    ticket = *std::move(entered);
+    ASSERT_TRUE(ticket.Reserve(5).ok());
+    ExpectLoad(admission, 1, 5);
+  }
+  ExpectLoad(admission, 0, 0);
+}
+
+TEST(AdmissionTest, Reserve) {
+  constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+  struct Case {
+    const char* name;
+    int64_t budget, taken_by_others, own, more;
+    const char* want;  // part of the message; empty: admitted
+  };
+  const Case cases[] = {
+      {"exactly the budget", 100, 0, 0, 100, ""},
+      {"exactly what is left", 100, 60, 0, 40, ""},
+      {"nothing, when all is taken", 100, 100, 0, 0, ""},
+      {"one byte over what is left", 100, 60, 0, 41, "41 more bytes; 60 of memory_budget_bytes = 100 are taken"},
+      {"one byte over the budget", 100, 0, 0, 101, "the call needs 101 bytes and memory_budget_bytes is 100"},
+      {"over the budget with what it holds", 100, 0, 60, 41, "the call needs 101 bytes and memory_budget_bytes is 100"},
+      {"too large wins over busy", 100, 60, 0, 101, "the call needs 101 bytes and memory_budget_bytes is 100"},
+      {"the largest number", 100, 1, 0, kMax, "memory_budget_bytes is 100"},
+      {"the largest budget", kMax, 1, 0, kMax, "memory_budget_bytes = 9223372036854775807"},
+  };
+  for (const Case& test : cases) {
+    SCOPED_TRACE(test.name);
+    Admission admission(test.budget);
+    Admission::Ticket other = Enter(admission);
+    ASSERT_TRUE(other.Reserve(test.taken_by_others).ok());
+    Admission::Ticket mine = Enter(admission);
+    ASSERT_TRUE(mine.Reserve(test.own).ok());
+    const absl::Status status = mine.Reserve(test.more);
+    const bool admitted = test.want[0] == '\0';
+    EXPECT_EQ(status.code(), admitted ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(test.want));
+    ExpectLoad(admission, 2, test.taken_by_others + test.own + (admitted ? test.more : 0));
+  }
+}
+
+TEST(AdmissionTest, ARefusedCallMayTryAgainWhenAnotherLeft) {
+  Admission admission(100);
+  auto other = std::make_unique<Admission::Ticket>(Enter(admission));
+  ASSERT_TRUE(other->Reserve(60).ok());
+  Admission::Ticket mine = Enter(admission);
+  EXPECT_THAT(std::string(mine.Reserve(50).message()), HasSubstr("retry later"));
+  other.reset();
+  EXPECT_TRUE(mine.Reserve(50).ok());
+}
+
+TEST(AdmissionTest, CouldEverReserve) {
+  Admission admission(100);
+  absl::StatusOr<Admission::Ticket> other = admission.Enter(), ticket = admission.Enter();
+  ASSERT_TRUE(other->Reserve(70).ok());
+  EXPECT_TRUE(ticket->CouldEverReserve(0));
+  EXPECT_TRUE(ticket->CouldEverReserve(100));
+  EXPECT_FALSE(ticket->CouldEverReserve(101));
+  ASSERT_TRUE(ticket->Reserve(30).ok());
+  EXPECT_TRUE(ticket->CouldEverReserve(70));
+  EXPECT_FALSE(ticket->CouldEverReserve(71));
+}
+
+TEST(AdmissionTest, NobodyEntersWhileDraining) {
+  Admission admission(100);
+  EXPECT_FALSE(admission.draining());
+  admission.StartDraining();
+  admission.StartDraining();
+  EXPECT_TRUE(admission.draining());
+  const absl::Status status = admission.Enter().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("draining"), HasSubstr("retry")));
+  ExpectLoad(admission, 0, 0);
+}
+
+TEST(AdmissionTest, ACallThatIsInMayStillReserveWhileDraining) {
+  Admission admission(100);
+  Admission::Ticket ticket = Enter(admission);
+  admission.StartDraining();
+  EXPECT_TRUE(ticket.Reserve(10).ok());
+}
+
+TEST(AdmissionTest, AwaitIdle) {
+  Admission admission(100);
+  EXPECT_TRUE(admission.AwaitIdle(absl::ZeroDuration()));
+  auto ticket = std::make_unique<Admission::Ticket>(Enter(admission));
+  EXPECT_FALSE(admission.AwaitIdle(absl::ZeroDuration()));
+  EXPECT_FALSE(admission.AwaitIdle(absl::Milliseconds(1)));
+  std::future<bool> idle = std::async(std::launch::async, [&] { return admission.AwaitIdle(kForever); });
+  ticket.reset();
+  EXPECT_TRUE(idle.get());
+}
+
+TEST(AdmissionTest, ManyThreadsNeverHoldMoreThanTheBudgetAndGiveAllBack) {
+  constexpr int64_t kBudget = 100;
+  Admission admission(kBudget);
+  std::atomic<int64_t> held = 0, refused = 0;
+  const auto call = [&](int64_t bytes) {
+    Admission::Ticket ticket = Enter(admission);
+    if (!ticket.Reserve(bytes).ok()) {
+      ++refused;
+      return;
+    }
+    EXPECT_LE(held += bytes, kBudget);
+    EXPECT_LE(admission.load().bytes, kBudget);
+    held -= bytes;  // before the ticket goes
+  };
+  std::vector<std::thread> threads;
+  for (int64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&call, t] {
+      for (int i = 0; i < 2000; ++i) call(20 + 10 * t);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LT(refused, 4 * 2000);
+  EXPECT_TRUE(admission.AwaitIdle(absl::ZeroDuration()));
+  ExpectLoad(admission, 0, 0);
+}
+
+}  // namespace
+}  // namespace lossd

@@ -1,0 +1,208 @@
+#include "server/executor.h"
+
+#include <atomic>
+#include <latch>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace lossd {
+namespace {
+
+// Submits `work` and waits for it.
+void SubmitAndWait(Executor& executor, const std::function<void()>& work) {
+  std::latch done(1);
+  executor.Submit([&] {
+    work();
+    done.count_down();
+  });
+  done.wait();
+}
+
+class ExecutorTest : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Threads, ExecutorTest, ::testing::Values(1, 2, 7));
+
+TEST_P(ExecutorTest, Threads) { EXPECT_EQ(Executor(GetParam()).threads(), GetParam()); }
+
+TEST_P(ExecutorTest, EveryIndexOnce) {
+  Executor executor(GetParam());
+  for (const int64_t count : {0, 1, 2, 3, 8, 1000, 10007}) {
+    SCOPED_TRACE(count);
+    std::vector<int> calls(static_cast<size_t>(count), 0);  // plain ints: what bodies write is visible after
+    SubmitAndWait(executor,
+                  [&] { executor.ForEach(count, [&](int64_t index, int) { ++calls[static_cast<size_t>(index)]; }); });
+    EXPECT_EQ(calls, std::vector<int>(static_cast<size_t>(count), 1));
+  }
+}
+
+// Notes which workers are at work, and complains about two at once on the same one.
+class Workers {
+ public:
+  explicit Workers(int threads) : busy_(static_cast<size_t>(threads)) {}
+
+  void Visit(int worker) {
+    const bool in_range = worker >= 0 && worker < static_cast<int>(busy_.size());
+    if (!in_range) {
+      ++out_of_range_;
+      return;
+    }
+    std::atomic<bool>& busy = busy_[static_cast<size_t>(worker)];
+    if (busy.exchange(true)) ++shared_;
+    std::this_thread::yield();
+    busy = false;
+  }
+
+  int out_of_range() const { return out_of_range_; }
+  int shared() const { return shared_; }
+
+ private:
+  std::vector<std::atomic<bool>> busy_;
+  std::atomic<int> out_of_range_ = 0, shared_ = 0;
+};
+
+TEST_P(ExecutorTest, WorkersAreInRangeAndDistinctAmongConcurrentCalls) {
+  Executor executor(GetParam());
+  constexpr int kSubmissions = 32;
+  std::vector<std::unique_ptr<Workers>> loops;
+  std::latch done(kSubmissions);
+  for (int i = 0; i < kSubmissions; ++i) {
+    Workers& workers = *loops.emplace_back(std::make_unique<Workers>(GetParam()));
+    executor.Submit([&] {
+      executor.ForEach(100, [&](int64_t, int worker) { workers.Visit(worker); });
+      done.count_down();
+    });
+  }
+  done.wait();
+  for (const auto& workers : loops) {
+    EXPECT_EQ(workers->out_of_range(), 0);
+    EXPECT_EQ(workers->shared(), 0);
+  }
+}
+
+// Which thread serves first is a matter of luck, so luck is tried often.
+TEST_P(ExecutorTest, TheWorkerIsInRangeInEveryNewExecutor) {
+  for (int round = 0; round < 50; ++round) {
+    Executor executor(GetParam());
+    Workers workers(GetParam());
+    SubmitAndWait(executor, [&] {
+      executor.ForEach(1, [&](int64_t, int worker) { workers.Visit(worker); });
+      executor.ForEach(2, [&](int64_t, int worker) { workers.Visit(worker); });
+    });
+    ASSERT_EQ(workers.out_of_range(), 0) << "in round " << round;
+  }
+}
+
+TEST_P(ExecutorTest, ManySubmissionsEachWithItsLoop) {
+  Executor executor(GetParam());
+  constexpr int kSubmissions = 200;
+  constexpr int64_t kIndices = 50;
+  std::vector<int64_t> sums(kSubmissions, 0);
+  std::latch done(kSubmissions);
+  for (size_t i = 0; i < kSubmissions; ++i) {
+    executor.Submit([&, i] {
+      std::vector<int64_t> parts(kIndices, 0);
+      executor.ForEach(kIndices, [&](int64_t index, int) { parts[static_cast<size_t>(index)] = index; });
+      for (const int64_t part : parts) sums[i] += part;
+      done.count_down();
+    });
+  }
+  done.wait();
+  EXPECT_EQ(sums, std::vector<int64_t>(kSubmissions, kIndices * (kIndices - 1) / 2));
+}
+
+// A loop waits for its own bodies only: were it to run another submission meanwhile, that one would wait for a loop
+// further down its own stack.
+TEST_P(ExecutorTest, ALoopNeverRunsAnotherSubmissionInside) {
+  Executor executor(GetParam());
+  constexpr int kSubmissions = 64;
+  std::atomic<int> nested = 0;
+  std::latch done(kSubmissions);
+  for (int i = 0; i < kSubmissions; ++i) {
+    executor.Submit([&] {
+      thread_local bool in_loop = false;
+      if (in_loop) ++nested;
+      in_loop = true;
+      executor.ForEach(64, [](int64_t, int) { std::this_thread::yield(); });
+      in_loop = false;
+      done.count_down();
+    });
+  }
+  done.wait();
+  EXPECT_EQ(nested, 0);
+}
+
+TEST_P(ExecutorTest, SubmitFromManyThreads) {
+  Executor executor(GetParam());
+  constexpr int kThreads = 4, kEach = 100;
+  std::atomic<int> ran = 0;
+  std::latch done(kThreads * kEach);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < kEach; ++i) {
+        executor.Submit([&] {
+          ++ran;
+          done.count_down();
+        });
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  done.wait();
+  EXPECT_EQ(ran, kThreads * kEach);
+}
+
+TEST_P(ExecutorTest, TheDestructorWaitsForEverythingSubmitted) {
+  constexpr int kSubmissions = 100;
+  int ran = 0;  // a plain int, guarded by nothing but one submission at a time
+  std::vector<int> loops(kSubmissions, 0);
+  {
+    Executor executor(GetParam());
+    for (size_t i = 0; i < kSubmissions; ++i) {
+      executor.Submit([&executor, &loops, i] {
+        executor.ForEach(3, [](int64_t, int) { std::this_thread::yield(); });
+        loops[i] = 1;
+      });
+    }
+  }
+  for (const int loop : loops) ran += loop;
+  EXPECT_EQ(ran, kSubmissions);
+}
+
+TEST_P(ExecutorTest, WhatASubmissionCapturedIsGoneAfterTheDestructor) {
+  for (int round = 0; round < 50; ++round) {
+    const auto captured = std::make_shared<int>(0);
+    {
+      Executor executor(GetParam());
+      for (int i = 0; i < 10; ++i) executor.Submit([captured] {});
+    }
+    ASSERT_EQ(captured.use_count(), 1) << "in round " << round;
+  }
+}
+
+TEST_P(ExecutorTest, TheCallerSeesNothingRunOnItsOwnThread) {
+  Executor executor(GetParam());
+  std::atomic<bool> mine = false;
+  const std::thread::id caller = std::this_thread::get_id();
+  SubmitAndWait(executor, [&] {
+    executor.ForEach(20, [&](int64_t, int) {
+      if (std::this_thread::get_id() == caller) mine = true;
+    });
+  });
+  EXPECT_FALSE(mine);
+}
+
+TEST(SeveralExecutorsTest, WorkAtOnce) {
+  Executor one(1), two(2), seven(7);
+  for (Executor* executor : {&one, &two, &seven}) {
+    Workers workers(executor->threads());
+    SubmitAndWait(*executor, [&] { executor->ForEach(500, [&](int64_t, int worker) { workers.Visit(worker); }); });
+    EXPECT_EQ(workers.out_of_range(), 0) << executor->threads();
+    EXPECT_EQ(workers.shared(), 0) << executor->threads();
+  }
+}
+
+}  // namespace
+}  // namespace lossd

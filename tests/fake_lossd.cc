@@ -1,0 +1,42 @@
+#include "fake_lossd.h"
+
+#include <utility>
+
+namespace lossd {
+
+FakeLossd::FakeLossd(Evaluate evaluate) {
+  service_.evaluate = std::move(evaluate);
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.SetMaxReceiveMessageSize(-1);
+  builder.RegisterService(&service_);
+  builder.RegisterService(&health_);
+  server_ = builder.BuildAndStart();
+  target_ = "127.0.0.1:" + std::to_string(port);
+}
+
+FakeLossd::~FakeLossd() { server_->Shutdown(); }
+
+grpc::Status FakeLossd::Service::Evaluate(grpc::ServerContext*, const v1::EvaluateRequest* request,
+                                          v1::EvaluateResponse* response) {
+  ++num_calls;
+  return evaluate(*request, response);
+}
+
+grpc::Status FakeLossd::Service::GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
+                                               v1::GetServerInfoResponse* response) {
+  *response = info;
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeLossd::Health::Check(grpc::ServerContext*, const grpc::health::v1::HealthCheckRequest* request,
+                                      grpc::health::v1::HealthCheckResponse* response) {
+  if (!request->service().empty() && request->service() != "lossd.v1.LossService") {
+    return {grpc::StatusCode::NOT_FOUND, "unknown service"};
+  }
+  response->set_status(status);
+  return grpc::Status::OK;
+}
+
+}  // namespace lossd
