@@ -11,22 +11,22 @@
 #include "loss/element.h"
 #include "loss/evaluate.h"
 #include "loss/row.h"
-#include "loss/scratch.h"
 #include "loss/spec.h"
 
 namespace lossd {
 
-// A row after ReduceRow(): the softmax of its logits, without loss of precision at either end.
+// A row after its reduction: the softmax of its logits, without loss of precision at either end.
 class Softmax {
  public:
-  explicit Softmax(const RowSums& sums)
-      : max_(sums.max), has_nan_(std::isnan(sums.others)), others_(sums.others + static_cast<double>(sums.ties - 1)) {
-    if (!std::isfinite(max_)) others_ = kNan;  // a +inf, or nothing but -inf
+  // `log_denominator` is log1p(sums.others).
+  Softmax(const RowSums& sums, double log_denominator)
+      : max_(sums.max), has_nan_(std::isnan(sums.others)), others_(sums.others), log_denominator_(log_denominator) {
+    if (!std::isfinite(max_)) others_ = log_denominator_ = kNan;  // a +inf, or nothing but -inf
   }
 
   double max() const { return max_; }
   double denominator() const { return 1 + others_; }  // d
-  double log_denominator() const { return std::log1p(others_); }
+  double log_denominator() const { return log_denominator_; }
   double LogSumExp() const { return std::isinf(max_) && !has_nan_ ? max_ : max_ + log_denominator(); }
   double LogProbability(double x) const { return (x - max_) - log_denominator(); }
   double Probability(double x) const { return std::exp(x - max_) / denominator(); }
@@ -40,13 +40,7 @@ class Softmax {
   double max_;
   bool has_nan_;
   double others_;  // d - 1
-};
-
-// The target distribution of one row, times the class weights.
-template <typename T>
-struct TargetMass {
-  Background<T> background;
-  std::span<Point> points;  // by class, each class once
+  double log_denominator_;
 };
 
 // The row's loss, and the gradient's coefficients: dx_j = p_factor p_j - t_j - sum_k h_k ([j = k] - p_j).
@@ -63,22 +57,23 @@ inline double Modify(const CrossEntropy& options, const Softmax& softmax, double
   const double focus = options.focal_gamma == 0 ? 1 : std::pow(complement, options.focal_gamma);
   const double ratio = complement == 0 ? 1 : -l / complement;
   const double slope = p == 0 ? 0 : options.focal_gamma * p * ratio;
-  const double loss = CrossTerm(point.mass * focus, l) + options.poly_epsilon * complement;
-  point.mass = point.mass * focus * (1 + slope) + options.poly_epsilon * p;
+  const double loss = CrossTerm(point.value * focus, l) + options.poly_epsilon * complement;
+  point.value = point.value * focus * (1 + slope) + options.poly_epsilon * p;
   return loss;
 }
 
-template <typename T>
-Decision Decide(const CrossEntropy& options, const RowSums& sums, const Softmax& softmax, const T* x,
-                const TargetMass<T>& mass) {
+// `points` are the masses h by class, each class once; logit_at(k) is x_k.
+template <typename LogitAt>
+Decision Decide(const CrossEntropy& options, const RowSums& sums, const Softmax& softmax, const LogitAt& logit_at,
+                std::span<Point> points) {
   Decision decision{kNan, sums.background};
   if (softmax.is_nan()) return decision;
   decision.loss = sums.background * softmax.log_denominator() - sums.background_dot;
   const bool modified = options.focal_gamma != 0 || options.poly_epsilon != 0;
-  for (Point& point : mass.points) {
-    const double logit = LoadElement<T>(x, point.target);
+  for (Point& point : points) {
+    const double logit = logit_at(point.target);
     decision.loss +=
-        modified ? Modify(options, softmax, logit, point) : CrossTerm(point.mass, softmax.LogProbability(logit));
+        modified ? Modify(options, softmax, logit, point) : CrossTerm(point.value, softmax.LogProbability(logit));
   }
   if (options.z_loss != 0) {
     const double lse = softmax.LogSumExp();

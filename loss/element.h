@@ -12,6 +12,14 @@
 
 namespace lossd {
 
+// 16 bits of IEEE binary16, or of bfloat16, as they lie in memory.
+struct Float16 {
+  uint16_t bits;
+};
+struct Bfloat16 {
+  uint16_t bits;
+};
+
 template <typename T>
 T LoadElement(const void* data, int64_t index) {
   T value;
@@ -71,6 +79,24 @@ inline uint16_t ToBfloat16(double exact) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline double ToDouble(double value) { return value; }
+inline double ToDouble(Float16 value) { return FromFloat16(value.bits); }
+inline double ToDouble(Bfloat16 value) { return FromBfloat16(value.bits); }
+
+// The nearest value of type S.
+template <typename S>
+S FromDouble(double value) {
+  return static_cast<S>(value);
+}
+template <>
+inline Float16 FromDouble<Float16>(double value) {
+  return {ToFloat16(value)};
+}
+template <>
+inline Bfloat16 FromDouble<Bfloat16>(double value) {
+  return {ToBfloat16(value)};
 }
 
 // REQUIRES: IsFloat(tensor.type.data_type), index in range. Every value is exact.

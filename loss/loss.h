@@ -109,6 +109,8 @@ struct Plan {
   int64_t block_elements = 1;
   int64_t num_blocks = 0;
 
+  bool stream_gradient = false;  // the logits' gradient is larger than the caches: written past them
+
   int64_t result_bytes = 0;   // of all tensors in `results`
   int64_t scratch_bytes = 0;  // what EvaluateBlock() needs, for each thread that calls it
 

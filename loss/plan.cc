@@ -14,6 +14,7 @@ namespace lossd {
 namespace {
 
 constexpr int64_t kBlockLogits = 1 << 16;  // logits in one unit of parallel work: long enough to pay for handing it out
+constexpr int64_t kStreamedBytes = 1 << 24;  // a result this large would push everything else out of the caches
 constexpr int64_t kMaxTensorBytes = int64_t{1}
                                     << 46;   // whatever is made of a tensor's size, for all threads, fits int64
 constexpr double kLeastTemperature = 1e-30;  // below, x / t overflows for ordinary x
@@ -382,6 +383,9 @@ absl::Status PlanResults(Plan& plan, const Shape& element_shape) {
 
 void PlanBlocks(Plan& plan) {
   plan.block_elements = std::max<int64_t>(kBlockLogits / plan.num_classes, 1);
+  const TensorType& gradient = plan.results.logits_gradient;
+  plan.stream_gradient =
+      gradient && plan.inner_size == 1 && NumElements(gradient.shape) * SizeOf(gradient.data_type) >= kStreamedBytes;
   plan.num_blocks = (plan.num_elements + plan.block_elements - 1) / plan.block_elements;
   plan.scratch_bytes = plan.num_blocks > 0 ? ScratchLayout(plan).total_bytes : 0;
 }

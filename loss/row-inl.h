@@ -1,8 +1,9 @@
 // Bodies of row.h for one SIMD target.
 //
 // A row is read in blocks that fit the L1 cache: first the block's max, then its sums relative to that max, then the
-// block is folded into the row in double. Equal maxima are counted rather than summed, so that a confident row keeps
-// the full precision of `others`.
+// block is folded into the row in double. While a block is summed, the next one is fetched: the hardware's own prefetch
+// stops where the first pass does. The largest term is left out of the sum, so that a confident row keeps the full
+// precision of `others`.
 
 #if defined(LOSSD_LOSS_ROW_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LOSSD_LOSS_ROW_INL_H_
@@ -11,15 +12,17 @@
 #define LOSSD_LOSS_ROW_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/contrib/algo/find-inl.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
+#include "loss/background-inl.h"
 #include "loss/exp-inl.h"
+#include "loss/lanes-inl.h"
 #include "loss/row.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -27,281 +30,378 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr size_t kBlockBytes = 16384;
-inline constexpr size_t kUnroll = 4;  // independent accumulators hide the latency of addition
+inline constexpr size_t kBlockBytes = 16384;  // of the type computed in
+inline constexpr size_t kUnroll = 4;          // independent accumulators hide the latency of addition
+inline constexpr size_t kCacheLine = 64;
 
-enum class BackgroundKind { kNone, kUniform, kWeights, kProbabilities, kWeightedProbabilities };
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE T LargestLane(D d, hn::Vec<D> v) {
+  // Not MaxOfLanes(): emulated, it starts from the lowest finite number, and -inf is lower.
+  HWY_ALIGN T lane[hn::MaxLanes(d)];
+  hn::Store(v, d, lane);
+  return *std::max_element(lane, lane + hn::Lanes(d));
+}
 
+// The largest number of a block, NaN left out, and the first place that has it.
 template <typename T>
-BackgroundKind KindOf(const Background<T>& b) {
-  const bool probabilities = b.alpha != 0 && b.probabilities != nullptr;
-  if (probabilities) {
-    return b.weights != nullptr ? BackgroundKind::kWeightedProbabilities : BackgroundKind::kProbabilities;
-  }
-  if (b.beta == 0) return BackgroundKind::kNone;
-  return b.weights != nullptr ? BackgroundKind::kWeights : BackgroundKind::kUniform;
-}
+struct BlockMax {
+  T max;
+  size_t place;
+};
 
-// Calls function(std::integral_constant<BackgroundKind, kind>) for the kind found at run time.
-template <class Function>
-HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
-  switch (kind) {
-    case BackgroundKind::kNone:
-      return function(std::integral_constant<BackgroundKind, BackgroundKind::kNone>());
-    case BackgroundKind::kUniform:
-      return function(std::integral_constant<BackgroundKind, BackgroundKind::kUniform>());
-    case BackgroundKind::kWeights:
-      return function(std::integral_constant<BackgroundKind, BackgroundKind::kWeights>());
-    case BackgroundKind::kProbabilities:
-      return function(std::integral_constant<BackgroundKind, BackgroundKind::kProbabilities>());
-    case BackgroundKind::kWeightedProbabilities:
-      return function(std::integral_constant<BackgroundKind, BackgroundKind::kWeightedProbabilities>());
-  }
-}
-
-// The first n < Lanes(d) elements at p, then `fill`.
+// REQUIRES: n <= kBlockBytes / sizeof(T).
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> LoadTail(D d, const T* p, size_t n, T fill) {
-  HWY_ALIGN T buffer[hn::MaxLanes(d)];
-  hn::Store(hn::Set(d, fill), d, buffer);
-  std::memcpy(buffer, p, n * sizeof(T));
-  return hn::Load(d, buffer);
-}
-
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE void StoreTail(hn::Vec<D> v, D d, T* p, size_t n) {
-  HWY_ALIGN T buffer[hn::MaxLanes(d)];
-  hn::Store(v, d, buffer);
-  std::memcpy(p, buffer, n * sizeof(T));
-}
-
-// t_j for the Lanes(d) elements that `load` reads.
-template <BackgroundKind kKind, class D, class Load, typename T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> BackgroundAt(D d, const Background<T>& b, const Load& load) {
-  const auto beta = hn::Set(d, static_cast<T>(b.beta));
-  if constexpr (kKind == BackgroundKind::kNone) {
-    return hn::Zero(d);
-  } else if constexpr (kKind == BackgroundKind::kUniform) {
-    return beta;
-  } else if constexpr (kKind == BackgroundKind::kWeights) {
-    return hn::Mul(load(b.weights), beta);
-  } else {
-    const auto q = hn::MulAdd(load(b.probabilities), hn::Set(d, static_cast<T>(b.alpha)), beta);
-    if constexpr (kKind == BackgroundKind::kProbabilities) return q;
-    return hn::Mul(load(b.weights), q);
+HWY_INLINE BlockMax<T> MaxOf(D d, const T* x, size_t n) {
+  constexpr size_t kGroupVectors = 16;
+  const size_t lanes = hn::Lanes(d), group = kGroupVectors * lanes;
+  HWY_ALIGN T maxima[kBlockBytes / sizeof(T) / kGroupVectors];  // of each group, by lane
+  const auto lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
+  // Max(v, m): where v is NaN, x86 keeps m. Wherever NaN ends up, the sums catch it.
+  auto all = lowest;
+  size_t groups = 0;
+  for (size_t first = 0; first < n; first += group, ++groups) {
+    const T* p = x + first;
+    const size_t size = std::min(group, n - first);
+    auto m0 = lowest, m1 = lowest, m2 = lowest, m3 = lowest;
+    size_t i = 0;
+    for (; i + kUnroll * lanes <= size; i += kUnroll * lanes) {
+      m0 = hn::Max(hn::LoadU(d, p + i), m0);
+      m1 = hn::Max(hn::LoadU(d, p + i + lanes), m1);
+      m2 = hn::Max(hn::LoadU(d, p + i + 2 * lanes), m2);
+      m3 = hn::Max(hn::LoadU(d, p + i + 3 * lanes), m3);
+    }
+    for (; i + lanes <= size; i += lanes) m0 = hn::Max(hn::LoadU(d, p + i), m0);
+    if (i < size) m0 = hn::Max(LoadTail(d, p + i, size - i, -std::numeric_limits<T>::infinity()), m0);
+    m0 = hn::Max(hn::Max(m0, m1), hn::Max(m2, m3));
+    hn::Store(m0, d, maxima + groups * lanes);
+    all = hn::Max(m0, all);
   }
+  const T max = LargestLane(d, all);
+  const auto wanted = hn::Set(d, max);
+  size_t found = 0;
+  while (found + 1 < groups && hn::AllFalse(d, hn::Eq(hn::Load(d, maxima + found * lanes), wanted))) ++found;
+  const size_t first = found * group;
+  return {max, first + hn::Find(d, max, x + first, std::min(group, n - first))};
 }
 
 // Sums of one block relative to its own max.
 struct BlockSums {
   double others = 0, background = 0, background_dot = 0;
-  int64_t ties = 0;
+};
+
+// v, but 0 in one lane; in none if there is no such lane.
+template <class D>
+HWY_INLINE hn::Vec<D> WithoutLane(D d, hn::Vec<D> v, size_t lane) {
+  const hn::RebindToSigned<D> di;
+  const auto wanted = hn::Set(di, static_cast<hn::TFromD<decltype(di)>>(lane));
+  return hn::IfThenZeroElse(hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted)), v);
+}
+
+// A block of a row: x [size], at `offset` of the row.
+template <typename T>
+struct RowBlock {
+  const T* x;
+  size_t size, offset;
+  BlockMax<T> max;    // left out of the sum; max.max, the reference of all of them, is finite
+  const char* ahead;  // what to fetch meanwhile: as many elements, of `ahead_size` bytes each
+  size_t ahead_size;
 };
 
 template <class D>
-struct Accumulator {
-  hn::Vec<D> others, background, background_dot;
-  size_t ties = 0;
-};
+HWY_INLINE double SumOf(D d, hn::Vec<D> v) {
+  return static_cast<double>(hn::GetLane(hn::SumOfLanes(d, v)));
+}
 
+// OriginFactor() of a whole row, the scale of ScaledExp() undone.
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE T MaxOf(D d, const T* x, size_t n) {
-  const size_t lanes = hn::Lanes(d);
-  // Max(v, accumulator): where v is NaN, x86 keeps the accumulator. Wherever NaN ends up, the sums catch it.
-  auto m0 = hn::Set(d, -std::numeric_limits<T>::infinity());
-  auto m1 = m0, m2 = m0, m3 = m0;
-  size_t i = 0;
-  for (; i + kUnroll * lanes <= n; i += kUnroll * lanes) {
-    m0 = hn::Max(hn::LoadU(d, x + i), m0);
-    m1 = hn::Max(hn::LoadU(d, x + i + lanes), m1);
-    m2 = hn::Max(hn::LoadU(d, x + i + 2 * lanes), m2);
-    m3 = hn::Max(hn::LoadU(d, x + i + 3 * lanes), m3);
-  }
-  for (; i + lanes <= n; i += lanes) m0 = hn::Max(hn::LoadU(d, x + i), m0);
-  if (i < n) m0 = hn::Max(LoadTail(d, x + i, n - i, -std::numeric_limits<T>::infinity()), m0);
-  // Not MaxOfLanes(): emulated, it starts from the lowest finite number, and -inf is lower.
-  HWY_ALIGN T lane[hn::MaxLanes(d)];
-  hn::Store(hn::Max(hn::Max(m0, m1), hn::Max(m2, m3)), d, lane);
-  return *std::max_element(lane, lane + lanes);
+HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
+  const hn::CappedTag<double, 1> dd;
+  const double offset = static_cast<double>(hn::GetLane(origin.offset));
+  const auto shift = hn::Set(dd, static_cast<double>(hn::GetLane(origin.shift)));
+  return hn::GetLane(OriginFactor<T>(dd, hn::Set(dd, static_cast<double>(max) - offset), shift)) *
+         ExpConstants<T>::kUnscale;
 }
 
-// Adds the lanes of x in `valid` to the sums.
-template <BackgroundKind kKind, class D, class V, class M>
-HWY_INLINE void AddLanes(D d, V x, V t, V max, M valid, Accumulator<D>& sums) {
-  const M tie = hn::And(hn::Eq(x, max), valid);
-  sums.others = hn::Add(sums.others, hn::IfThenZeroElse(hn::Or(tie, hn::Not(valid)), ScaledExp(d, x, max)));
-  sums.ties += hn::CountTrue(d, tie);
-  if constexpr (kKind != BackgroundKind::kNone) {
-    const M live = hn::And(valid, hn::Ne(t, hn::Zero(d)));  // 0 * ln 0 = 0
-    sums.background = hn::Add(sums.background, hn::IfThenElseZero(valid, t));
-    sums.background_dot = hn::Add(sums.background_dot, hn::IfThenElseZero(live, hn::Mul(t, hn::Sub(x, max))));
-  }
-}
-
+// REQUIRES: block.size <= kBlockBytes / sizeof(T).
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums SumBlock(D d, const T* x, size_t offset, size_t n, const Background<T>& b, T block_max) {
-  const size_t lanes = hn::Lanes(d);
-  const auto max = hn::Set(d, block_max);
-  const auto all = hn::FirstN(d, lanes);
-  Accumulator<D> sums[kUnroll];
-  for (auto& s : sums) s.others = s.background = s.background_dot = hn::Zero(d);
-
-  size_t i = 0;
-  const auto step = [&](size_t at, Accumulator<D>& into) HWY_ATTR {
-    const auto load = [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + offset + at); };
-    AddLanes<kKind>(d, load(x), BackgroundAt<kKind>(d, b, load), max, all, into);
+HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b) {
+  using V = hn::Vec<D>;
+  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
+  const V max = hn::Set(d, block.max.max);
+  const auto origin = OriginOf(d, max);
+  V others[kUnroll];
+  BackgroundSums<kKind, D> background[kUnroll];
+  for (size_t k = 0; k < kUnroll; ++k) {
+    others[k] = hn::Zero(d);
+    background[k].Clear(d);
+  }
+  const auto add = [&](size_t k, V x, V e, V t) HWY_ATTR {
+    others[k] = hn::Add(others[k], e);
+    background[k].Add(d, hn::Sub(x, max), t);
   };
-  for (; i + kUnroll * lanes <= n; i += kUnroll * lanes) {
-    step(i, sums[0]);
-    step(i + lanes, sums[1]);
-    step(i + 2 * lanes, sums[2]);
-    step(i + 3 * lanes, sums[3]);
+  const auto background_at = [&](size_t i) HWY_ATTR {
+    return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
+  };
+
+  const T* const x = block.x;
+  const size_t n = block.size, place = block.max.place;
+  size_t i = 0;
+  for (; i + step <= n; i += step) {
+    for (size_t byte = 0; byte < step * block.ahead_size; byte += kCacheLine) {
+      hwy::Prefetch(block.ahead + i * block.ahead_size + byte);
+    }
+    V v[kUnroll], e[kUnroll];
+    for (size_t k = 0; k < kUnroll; ++k) v[k] = hn::LoadU(d, x + i + k * lanes);
+    for (size_t k = 0; k < kUnroll; ++k) e[k] = ScaledExp(d, v[k], origin);
+    if (HWY_UNLIKELY(place - i < step)) {
+      for (size_t k = 0; k < kUnroll; ++k) e[k] = WithoutLane(d, e[k], place - i - k * lanes);
+    }
+    for (size_t k = 0; k < kUnroll; ++k) add(k, v[k], e[k], background_at(i + k * lanes));
   }
-  for (; i + lanes <= n; i += lanes) step(i, sums[0]);
+  for (; i + lanes <= n; i += lanes) {
+    const V v = hn::LoadU(d, x + i);
+    add(0, v, WithoutLane(d, ScaledExp(d, v, origin), place - i), background_at(i));
+  }
   if (i < n) {
-    const auto load = [&](const T* p) HWY_ATTR { return LoadTail(d, p + offset + i, n - i, T{0}); };
-    AddLanes<kKind>(d, load(x), BackgroundAt<kKind>(d, b, load), max, hn::FirstN(d, n - i), sums[0]);
+    const auto tail = [&](const T* p) HWY_ATTR { return LoadTail(d, p + block.offset + i, n - i, T{0}); };
+    const V v = LoadTail(d, x + i, n - i, block.max.max);
+    const auto valid = hn::FirstN(d, n - i);
+    const V e = hn::IfThenElseZero(valid, ScaledExp(d, v, origin));
+    add(0, v, WithoutLane(d, e, place - i), hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail)));
   }
 
-  BlockSums block;
-  for (const auto& s : sums) {
-    block.others += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, s.others)));
-    block.background += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, s.background)));
-    block.background_dot += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, s.background_dot)));
-    block.ties += static_cast<int64_t>(s.ties);
+  BlockSums sums;
+  for (size_t k = 0; k < kUnroll; ++k) {
+    sums.others += SumOf(d, others[k]);
+    sums.background += SumOf(d, background[k].mass);
+    sums.background_dot += SumOf(d, background[k].dot);
   }
-  block.others = std::ldexp(block.others, -ExpConstants<T>::kScaleLog2);
-  return block;
+  sums.others *= FactorOf(d, block.max.max, origin);
+  if constexpr (kKind == BackgroundKind::kUniform) sums.background = static_cast<double>(n);
+  sums.background *= ScaleOf<kKind>(b);
+  sums.background_dot *= ScaleOf<kKind>(b);
+  return sums;
 }
 
-// Folds a block, whose sums are relative to block_max, into the row.
+// Folds a block, whose sums are relative to its own max, into the row.
 // sum t (x - m) moves from one maximum to another by (old - new) sum t.
-inline void Fold(const BlockSums& block, double block_max, int64_t first, RowSums& row) {
+template <typename T>
+void Fold(const BlockSums& block, const RowBlock<T>& place, RowSums& row) {
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
-  if (block_max > row.max) {
-    if (row.max != kLowest) row.background_dot += row.background * (row.max - block_max);
-    row.others = (row.others + static_cast<double>(row.ties)) * std::exp(row.max - block_max);
-    row.ties = 0;
-    row.max = block_max;
-    row.argmax = first;
-  }
-  const bool tie = block_max == row.max;
-  if (tie || block_max == kLowest) {  // a block of nothing but -inf (or NaN) has no ties, and its sums need no scaling
+  const double max = static_cast<double>(place.max.max);
+  if (max > row.max) {
+    // The former maximum becomes one of the others.
+    if (row.max != kLowest) {
+      row.others = (row.others + 1) * std::exp(row.max - max);
+      row.background_dot += row.background * (row.max - max);
+    }
+    row.max = max;
+    row.argmax = static_cast<int64_t>(place.offset + place.max.place);
     row.others += block.others;
-    row.ties += block.ties;
+  } else if (max == kLowest) {  // nothing but -inf or NaN: nothing to scale
+    row.others += block.others;
   } else {
-    row.others += (block.others + static_cast<double>(block.ties)) * std::exp(block_max - row.max);
-    row.background_dot += block.background * (block_max - row.max);
+    row.others += (block.others + 1) * (max == row.max ? 1 : std::exp(max - row.max));
+    if (max != row.max) row.background_dot += block.background * (max - row.max);
   }
   row.background += block.background;
   row.background_dot += block.background_dot;
 }
 
+// v, but `value` in one lane. REQUIRES: lane < Lanes(d).
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> WithLane(D d, hn::Vec<D> v, size_t lane, T value) {
+  const hn::RebindToSigned<D> di;
+  const auto wanted = hn::Set(di, static_cast<hn::TFromD<decltype(di)>>(lane));
+  return hn::IfThenElse(hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted)), hn::Set(d, value), v);
+}
+
+// out_j = map(j), where map(load) makes a vector of what load(pointer) reads of each row; but for the points.
+template <bool kStream, class D, class Map, typename G>
+HWY_INLINE void MapRowBy(D d, size_t size, const Map& map, std::span<const Point> points, G* out) {
+  using T = hn::TFromD<D>;
+  const size_t lanes = hn::Lanes(d);
+  const Point* point = points.data();
+  const Point* const end = point + points.size();
+  constexpr size_t kNowhere = ~size_t{0} / 2;
+  size_t next = point == end ? kNowhere : static_cast<size_t>(point->target);
+  const auto with_points = [&](hn::Vec<D> v, size_t i) HWY_ATTR {
+    while (HWY_UNLIKELY(next - i < lanes)) {
+      v = WithLane(d, v, next - i, static_cast<T>(point->value));
+      next = ++point == end ? kNowhere : static_cast<size_t>(point->target);
+    }
+    return v;
+  };
+  const auto part = [&](size_t i, size_t n) HWY_ATTR {  // n < lanes
+    const auto load = [&](const auto* row) HWY_ATTR { return LoadTail(d, row + i, n); };
+    StoreTail(with_points(map(load), i), d, out + i, n);
+  };
+
+  size_t i = 0;
+  if constexpr (kStream) {
+    const size_t bytes = lanes * sizeof(G);
+    const size_t head = (bytes - reinterpret_cast<uintptr_t>(out) % bytes) % bytes / sizeof(G);
+    i = std::min(head, size);
+    if (i > 0) part(0, i);
+  }
+  for (; i + lanes <= size; i += lanes) {
+    const auto v = with_points(map([&](const auto* row) HWY_ATTR { return LoadLanes(d, row + i); }), i);
+    if constexpr (kStream) {
+      StreamLanes(v, d, out + i);
+    } else {
+      StoreLanes(v, d, out + i);
+    }
+  }
+  if (i < size) part(i, size - i);
+}
+
+template <class D, class Map, typename G>
+HWY_INLINE void MapRow(D d, size_t size, const Map& map, std::span<const Point> points, bool stream, G* out) {
+  if constexpr (hn::MaxLanes(d) * sizeof(G) >= 16) {
+    if (stream) return MapRowBy<true>(d, size, map, points, out);
+  }
+  MapRowBy<false>(d, size, map, points, out);
+}
+
+// Whether the vector code holds the coefficient, or needs none: rows of NaN and rows that count nowhere.
 template <typename T>
-RowSums ReduceRowAny(const T* x, int64_t num_classes, const Background<T>& background) {
-  const hn::ScalableTag<T> d;
+bool FitsIn(const Gradient<T>& gradient) {
+  using C = ExpConstants<T>;
+  const double p = std::fabs(gradient.p_scale);
+  return p == 0 || std::isnan(p) || (p >= C::kLeastFactor && p <= C::kMostFactor);
+}
+
+// For coefficients beyond: one value at a time, in double. Entry j of the row is x[j * stride].
+template <typename S, typename T, typename G>
+void ScatterInDouble(const S* x, int64_t stride, int64_t num_classes, const Gradient<T>& gradient, G* dx) {
+  const Background<T>& b = gradient.background;
+  const bool has_background = KindOf(b) != BackgroundKind::kNone;
+  const Point* point = gradient.points.data();
+  const Point* const end = point + gradient.points.size();
+  for (int64_t j = 0; j < num_classes; ++j) {
+    const double e = std::exp(ToDouble(LoadElement<S>(x, j * stride)) - gradient.max);
+    const double q = b.alpha != 0 && b.probabilities != nullptr ? b.alpha * static_cast<double>(b.probabilities[j]) : 0;
+    const double w = b.weights != nullptr ? static_cast<double>(b.weights[j]) : 1;
+    const double t = has_background ? w * (q + b.beta) : 0;
+    const double p = e == 0 ? 0 : gradient.p_scale * e;  // also of an infinite factor
+    const double entry =
+        point != end && point->target == j ? (point++)->value : p - (t == 0 ? 0 : gradient.t_scale * t);
+    StoreElement(dx, j * stride, FromDouble<G>(entry));
+  }
+}
+
+// NaN if there is one, else 0.
+template <typename T>
+double NanOf(const T* x, size_t n) {
+  return std::any_of(x, x + n, [](T v) { return std::isnan(v); }) ? std::numeric_limits<double>::quiet_NaN() : 0;
+}
+
+template <typename S>
+RowSums ReduceRow(const S* x, int64_t num_classes, const Background<ComputeType<S>>& background) {
+  using T = ComputeType<S>;
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
   constexpr size_t kBlock = kBlockBytes / sizeof(T);
+  constexpr bool kWidened = !std::is_same_v<S, T>;
+  HWY_ALIGN T widened[kWidened ? kBlock : 1];
+  const hn::ScalableTag<T> d;
   const size_t size = static_cast<size_t>(num_classes);
   RowSums row;
   row.max = -std::numeric_limits<double>::infinity();
   WithKind(KindOf(background), [&](auto kind) HWY_ATTR {
     for (size_t first = 0; first < size; first += kBlock) {
       const size_t n = std::min(kBlock, size - first);
-      const T max = MaxOf(d, x + first, n);
-      const T reference = max == -std::numeric_limits<T>::infinity() ? T{0} : max;
-      const BlockSums block = SumBlock<decltype(kind)::value>(d, x, first, n, background, reference);
-      Fold(block, max, static_cast<int64_t>(first), row);
+      RowBlock<T> block{nullptr, n, first, {}, reinterpret_cast<const char*>(x + first + n), sizeof(S)};
+      if constexpr (kWidened) {
+        MapRow(
+            d, n, [&](const auto& load) HWY_ATTR { return load(x + first); }, {}, false, widened);
+        block.x = widened;
+      } else {
+        block.x = x + first;
+      }
+      block.max = MaxOf(d, block.x, n);
+      if (block.max.max == kInfinity) {  // the loss will be NaN; what is left to say is whether the row has NaN
+        Fold({NanOf(block.x, n)}, block, row);
+        continue;
+      }
+      RowBlock<T> summed = block;
+      if (block.max.max == -kInfinity) summed.max = {0, ~size_t{0} / 2};
+      Fold(SumBlock<decltype(kind)::value>(d, summed, background), block, row);
     }
   });
-  // argmax is the block that brought the maximum; now the place in it.
-  const size_t first = static_cast<size_t>(row.argmax);
-  const size_t n = std::min(kBlock, size - first);
-  row.argmax += static_cast<int64_t>(hn::Find(d, static_cast<T>(row.max), x + first, n));
   return row;
 }
 
-// out_j = map(j), where map(load) makes a vector of what load(pointer) reads of each row.
-template <class D, class Map, typename T = hn::TFromD<D>>
-HWY_INLINE void MapRow(D d, size_t size, const Map& map, T* out) {
-  const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= size; i += lanes) {
-    hn::StoreU(map([&](const T* row) HWY_ATTR { return hn::LoadU(d, row + i); }), d, out + i);
-  }
-  if (i == size) return;
-  const auto tail = map([&](const T* row) HWY_ATTR { return LoadTail(d, row + i, size - i, T{0}); });
-  StoreTail(tail, d, out + i, size - i);
-}
-
-// For coefficients beyond what T holds: one value at a time, in double.
-template <typename T>
-void ScatterRowInDouble(const T* x, size_t size, double max, double p_scale, double t_scale, const Background<T>& b,
-                        T* dx) {
-  const bool has_background = KindOf(b) != BackgroundKind::kNone;
-  for (size_t j = 0; j < size; ++j) {
-    const double e = std::exp(static_cast<double>(x[j]) - max);
-    const double q = b.alpha != 0 && b.probabilities != nullptr ? b.alpha * static_cast<double>(b.probabilities[j]) : 0;
-    const double w = b.weights != nullptr ? static_cast<double>(b.weights[j]) : 1;
-    const double t = has_background ? w * (q + b.beta) : 0;
-    const bool nothing = e == 0 && !std::isnan(p_scale);  // also of an infinite factor
-    dx[j] = static_cast<T>((nothing ? 0 : p_scale * e) - (t == 0 ? 0 : t_scale * t));
-  }
-}
-
-template <typename T>
-void ScatterRowAny(const T* x, int64_t num_classes, double max, double p_scale, double t_scale,
-                   const Background<T>& background, T* dx) {
-  using C = ExpConstants<T>;
+template <typename S, typename G>
+void ScatterRow(const S* x, int64_t num_classes, const Gradient<ComputeType<S>>& gradient, G* dx) {
+  using T = ComputeType<S>;
   const size_t size = static_cast<size_t>(num_classes);
-  const double magnitude = std::fabs(p_scale);
-  if (p_scale != 0 && !(magnitude >= C::kLeastFactor && magnitude <= C::kMostFactor)) {
-    return ScatterRowInDouble(x, size, max, p_scale, t_scale, background, dx);
-  }
+  if (gradient.p_scale == 0 && gradient.t_scale == 0) return std::fill_n(dx, size, G{}), void();
+  if (std::isnan(gradient.p_scale)) return std::fill_n(dx, size, FromDouble<G>(gradient.p_scale)), void();
+  if (!FitsIn(gradient)) return ScatterInDouble(x, 1, num_classes, gradient, dx);
   const hn::ScalableTag<T> d;
-  const auto m = hn::Set(d, static_cast<T>(max));
-  const auto p = hn::Set(d, static_cast<T>(std::ldexp(p_scale, -C::kScaleLog2)));
-  const auto s = hn::Set(d, static_cast<T>(t_scale));
-  WithKind(KindOf(background), [&](auto kind) HWY_ATTR {
+  const T max = static_cast<T>(gradient.max);
+  const auto origin = OriginOf(d, hn::Set(d, max));
+  const auto p = hn::Set(d, static_cast<T>(gradient.p_scale * FactorOf(d, max, origin)));
+  const Background<T>& b = gradient.background;
+  WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     constexpr BackgroundKind kKind = decltype(kind)::value;
-    const auto gradient = [&](const auto& load) HWY_ATTR {
-      const auto e = hn::Mul(p, ScaledExp(d, load(x), m));
-      if constexpr (kKind == BackgroundKind::kNone) return e;
-      return hn::NegMulAdd(s, BackgroundAt<kKind>(d, background, load), e);
-    };
-    MapRow(d, size, gradient, dx);
+    const auto s = hn::Set(d, static_cast<T>(gradient.t_scale * ScaleOf<kKind>(b)));
+    const auto entry = [&](const auto& load)
+                           HWY_ATTR { return GradientEntry<kKind>(d, p, ScaledExp(d, load(x), origin), s, b, load); };
+    MapRow(d, size, entry, gradient.points, gradient.stream, dx);
   });
 }
 
-template <typename T>
-void LogSoftmaxRowAny(const T* x, int64_t num_classes, double max, double log_denominator, T* y) {
+template <typename S>
+void LogSoftmaxRow(const S* x, int64_t num_classes, double max, double log_denominator, ComputeType<S>* y) {
+  using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   const auto m = hn::Set(d, static_cast<T>(max));
   const auto log_d = hn::Set(d, static_cast<T>(log_denominator));
   const auto log_p = [&](const auto& load) HWY_ATTR { return hn::Sub(hn::Sub(load(x), m), log_d); };
-  MapRow(d, static_cast<size_t>(num_classes), log_p, y);
+  MapRow(d, static_cast<size_t>(num_classes), log_p, {}, false, y);
 }
 
-template <typename T>
-double EntropySumAny(const T* x, int64_t num_classes, double max) {
+// From any storage type to any other.
+template <typename S, typename G>
+void CopyRow(const S* x, int64_t size, G* y) {
+  const hn::ScalableTag<ComputeType<S>> d;
+  MapRow(
+      d, static_cast<size_t>(size), [&](const auto& load) HWY_ATTR { return load(x); }, {}, false, y);
+}
+
+template <typename S>
+double EntropySum(const S* x, int64_t num_classes, double max) {
+  using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   const size_t size = static_cast<size_t>(num_classes);
   constexpr size_t kBlock = 256;  // terms of one sum in T
   const auto m = hn::Set(d, static_cast<T>(max));
+  const auto origin = OriginOf(d, m);
   const auto term = [&](const auto v) HWY_ATTR {
-    const auto e = ScaledExp(d, v, m);
-    return hn::IfThenElseZero(hn::Ne(e, hn::Zero(d)), hn::Mul(e, hn::Sub(m, v)));
+    const auto e = ScaledExp(d, v, origin);
+    return hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), hn::Mul(e, hn::Sub(m, v)));
   };
   double total = 0;
   for (size_t first = 0; first < size; first += kBlock) {
     const size_t end = std::min(size, first + kBlock);
     auto sum = hn::Zero(d);
     size_t i = first;
-    for (; i + lanes <= end; i += lanes) sum = hn::Add(sum, term(hn::LoadU(d, x + i)));
-    if (i < end) sum = hn::Add(sum, term(LoadTail(d, x + i, end - i, -std::numeric_limits<T>::infinity())));
-    total += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
+    for (; i + lanes <= end; i += lanes) sum = hn::Add(sum, term(LoadLanes(d, x + i)));
+    if (i < end) {
+      sum = hn::Add(sum, hn::IfThenElseZero(hn::FirstN(d, end - i), term(LoadTail(d, x + i, end - i))));
+    }
+    total += SumOf(d, sum);
   }
-  return std::ldexp(total, -ExpConstants<T>::kScaleLog2);
+  return total * FactorOf(d, static_cast<T>(max), origin);
+}
+
+template <typename S>
+RowKernels<S> MakeRowKernels() {
+  using T = ComputeType<S>;
+  return {ReduceRow<S>,  ScatterRow<S, S>, ScatterRow<S, T>, LogSoftmaxRow<S>,
+          EntropySum<S>, CopyRow<S, T>,    CopyRow<T, S>};
 }
 
 }  // namespace HWY_NAMESPACE

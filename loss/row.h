@@ -4,17 +4,25 @@
 //   m = max x,  d = sum_j exp(x_j - m),  p_j = exp(x_j - m) / d,
 //   t_j = w_j (alpha q_j + beta): the background of the target distribution, smooth over the classes (Background),
 //   h_k: points of it, on single classes (a class index),  T = sum_j t_j + sum_k h_k.
-// so that  dx_j = T p_j - t_j - sum_k h_k [j = k].  ReduceRow() takes the sums, decide.h decides, ScatterRow()
-// writes the gradient; only the middle step knows which loss it is.
+// so that  dx_j = T p_j - t_j - sum_k h_k [j = k].  `reduce` takes the sums, decide.h decides, `scatter` writes the
+// gradient; only the middle step knows which loss it is.
 //
-// All functions here: never allocate, never fail, thread-safe; x and the other pointers need no alignment; the result
-// depends on the row and the SIMD target only.
+// All functions here: never allocate, never fail, thread-safe; pointers need no alignment beyond their type's; the
+// result depends on the row and the SIMD target only.
 #ifndef LOSSD_LOSS_ROW_H_
 #define LOSSD_LOSS_ROW_H_
 
 #include <cstdint>
+#include <span>
+#include <type_traits>
+
+#include "loss/element.h"
 
 namespace lossd {
+
+// What rows stored as S (float, double, Float16 or Bfloat16) are computed in.
+template <typename S>
+using ComputeType = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 // t_j = w_j (alpha q_j + beta). With neither alpha nor beta there is no background, and nothing is read.
 template <typename T>
@@ -25,34 +33,62 @@ struct Background {
   const T* weights = nullptr;  // w [C]; null: 1
 };
 
+// A number at a single class: mass of a target distribution, or an entry of a gradient.
+struct Point {
+  int64_t target = 0;
+  double value = 0;
+};
+
 // What one pass over a row leaves.
 struct RowSums {
   double max = 0;             // m; -inf if nothing is larger
-  double others = 0;          // sum over x_j != m of exp(x_j - m); NaN exactly where the row has NaN
-  int64_t ties = 0;           // how many x_j are m; 0 where m = -inf
+  double others = 0;          // sum over j != argmax of exp(x_j - m), finite or +inf; NaN exactly where the row has NaN
   int64_t argmax = 0;         // lowest j with x_j = m; unspecified where the row has NaN
   double background = 0;      // sum t_j
   double background_dot = 0;  // sum t_j (x_j - m), where 0 * inf is 0
 };
 
-// x [num_classes], num_classes >= 1. Sums of a few thousand terms are kept in T, everything above in double.
-// One pass: Milakov & Gimelshein, arXiv:1805.02867, by blocks.
-RowSums ReduceRow(const float* x, int64_t num_classes, const Background<float>& background);
-RowSums ReduceRow(const double* x, int64_t num_classes, const Background<double>& background);
+// dx_j = p_scale * exp(x_j - max) - t_scale * t_j, but for the points, where it is their value.
+template <typename T>
+struct Gradient {
+  double max = 0;  // x_j <= max, or NaN
+  double p_scale = 0;
+  double t_scale = 0;
+  Background<T> background;
+  std::span<const Point> points;  // in the order of their targets, each target once
+  bool stream = false;            // write past the caches; the caller fences (FlushStreams())
+};
 
-// dx_j = p_scale * exp(x_j - max) - t_scale * t_j. dx [num_classes] may be x. x_j <= max, or NaN.
-void ScatterRow(const float* x, int64_t num_classes, double max, double p_scale, double t_scale,
-                const Background<float>& background, float* dx);
-void ScatterRow(const double* x, int64_t num_classes, double max, double p_scale, double t_scale,
-                const Background<double>& background, double* dx);
+// The kernels for rows stored as S, of the best SIMD target.
+template <typename S>
+struct RowKernels {
+  using T = ComputeType<S>;
 
-// y_j = (x_j - max) - log_denominator. y [num_classes] may be x.
-void LogSoftmaxRow(const float* x, int64_t num_classes, double max, double log_denominator, float* y);
-void LogSoftmaxRow(const double* x, int64_t num_classes, double max, double log_denominator, double* y);
+  // x [num_classes], num_classes >= 1. Sums of a few thousand terms are kept in T, everything above in double.
+  // One pass over memory: Milakov & Gimelshein, arXiv:1805.02867, by blocks.
+  RowSums (*reduce)(const S* x, int64_t num_classes, const Background<T>& background);
 
-// sum_j exp(x_j - max) (max - x_j), where 0 * inf is 0: d (H(p) - ln d), for the entropy H.
-double EntropySum(const float* x, int64_t num_classes, double max);
-double EntropySum(const double* x, int64_t num_classes, double max);
+  // dx [num_classes] may be x.
+  void (*scatter)(const S* x, int64_t num_classes, const Gradient<T>& gradient, S* dx);
+  void (*scatter_wide)(const S* x, int64_t num_classes, const Gradient<T>& gradient, T* dx);
+
+  // y_j = (x_j - max) - log_denominator. y [num_classes] may be x.
+  void (*log_softmax)(const S* x, int64_t num_classes, double max, double log_denominator, T* y);
+
+  // sum_j exp(x_j - max) (max - x_j), where 0 * inf is 0: d (H(p) - ln d), for the entropy H.
+  double (*entropy_sum)(const S* x, int64_t num_classes, double max);
+
+  // Copies, exact one way and rounded once the other.
+  void (*widen)(const S* x, int64_t size, T* y);
+  void (*narrow)(const T* x, int64_t size, S* y);
+};
+
+// Instantiated for float, double, Float16, Bfloat16.
+template <typename S>
+RowKernels<S> RowKernelsOf();
+
+// Makes what was streamed visible to other threads before anything written after.
+void FlushStreams();
 
 }  // namespace lossd
 

@@ -1,4 +1,5 @@
-// Where a thread keeps what it needs for one tile of rows (tile.h). Internal to loss/.
+// How a plan's rows are taken to the kernels, and where a thread keeps what it needs for one tile of them. Internal to
+// loss/.
 #ifndef LOSSD_LOSS_SCRATCH_H_
 #define LOSSD_LOSS_SCRATCH_H_
 
@@ -6,51 +7,88 @@
 #include <cstdint>
 
 #include "loss/loss.h"
+#include "loss/row.h"
 
 namespace lossd {
 
-// Mass h at a single class of a target distribution.
-struct Point {
-  int64_t target = 0;
-  double mass = 0;
+enum class RowLayout : uint8_t {
+  kRows,        // row after row: the kernels of row.h, where the logits are
+  kColumns,     // class after class: those of column.h, where the logits are
+  kTransposed,  // short rows, turned into columns in the scratch
+  kGathered,    // copied to the scratch as rows of the compute type
 };
 
-// Which tensors are copied to scratch, and where in it: byte offsets, or kInPlace for rows that are used where they
-// are.
+// What of a tile is copied, and where it goes: byte offsets in the scratch, or kInPlace for what is used where it is.
 struct ScratchLayout {
   static constexpr int64_t kInPlace = -1;
   static constexpr int64_t kAlignment = 64;
-  static constexpr int64_t kTileBytes = 1 << 18;  // rows of one tile stay in the L2 cache
-  static constexpr int64_t kMaxTileElements = 16;
+  static constexpr int64_t kTileBytes = 1 << 15;    // rows of one tile stay in the L1 cache between their steps
+  static constexpr int64_t kMaxTileElements = 64;   // a few vectors of rows
+  static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
+  static constexpr int64_t kMaxPointBytes = 1 << 18;
+  static constexpr int64_t kMaxShortRow = 64;     // classes; a longer row fills its vectors well
+  static constexpr int64_t kMaxColumn = 1 << 30;  // classes that a 32-bit lane can count
 
-  explicit ScratchLayout(const Plan& plan) {
-    const int64_t row_bytes = plan.num_classes * SizeOf(plan.compute_type);
-    tile_elements = std::clamp<int64_t>(kTileBytes / row_bytes, 1, kMaxTileElements);
+  explicit ScratchLayout(const Plan& plan) : modified(IsModified(plan)), layout(LayoutOf(plan)) {
+    const DataType compute = plan.compute_type;
+    row_type = layout == RowLayout::kGathered ? compute : plan.inputs.logits.data_type;
+
+    const int64_t row_bytes = plan.num_classes * SizeOf(compute);
+    const int64_t point_bytes = std::max<int64_t>(plan.sparse_size, 1) * static_cast<int64_t>(sizeof(Point));
+    const bool by_columns = layout == RowLayout::kColumns || layout == RowLayout::kTransposed;
+    const int64_t least = plan.inner_size > 1 ? kGatheredElements : 1;
+    tile_elements = by_columns ? kMaxTileElements : std::clamp(kTileBytes / row_bytes, least, kMaxTileElements);
+    tile_elements = std::clamp<int64_t>(kMaxPointBytes / point_bytes, 1, tile_elements);
+
     const int64_t tile_bytes = tile_elements * row_bytes;
-    const auto other_type = [&](const TensorType& tensor) { return tensor && tensor.data_type != plan.compute_type; };
-    const auto copied = [&](const TensorType& tensor) {
-      return tensor && (plan.inner_size != 1 || other_type(tensor));
-    };
-    const CrossEntropy& loss = plan.cross_entropy;
+    const auto ready = [&](const TensorType& tensor) { return plan.inner_size == 1 && tensor.data_type == compute; };
     const ResultTypes& results = plan.results;
-    modified = loss.temperature != 1 || loss.softcap != 0;
-    logits = Take(modified || copied(plan.inputs.logits), tile_bytes);
-    targets = Take(plan.target_kind == TargetKind::kProbabilities && copied(plan.inputs.targets), tile_bytes);
+    const TensorType& gradient = results.logits_gradient;
+    const bool in_columns = layout == RowLayout::kColumns;
+    const bool as_stored = layout == RowLayout::kRows && gradient.data_type == row_type;
+    columns = Take(layout == RowLayout::kTransposed, tile_bytes);
+    logits = Take(modified || (layout != RowLayout::kRows && !in_columns && !ready(plan.inputs.logits)), tile_bytes);
     // The derivative of the modifiers needs the logits, which the gradient may overwrite.
-    logits_gradient = Take(copied(results.logits_gradient) || (modified && results.logits_gradient), tile_bytes);
-    targets_gradient = Take(copied(results.targets_gradient), tile_bytes);
-    probabilities = Take(copied(results.probabilities), tile_bytes);
-    log_probabilities = Take(copied(results.log_probabilities), tile_bytes);
-    class_weights = Take(other_type(plan.inputs.class_weights), row_bytes);
-    points = Take(plan.sparse_size > 0, plan.sparse_size * static_cast<int64_t>(sizeof(Point)));
+    logits_gradient = Take(gradient && !in_columns && !as_stored && (modified || !ready(gradient)), tile_bytes);
+    const bool dense = plan.target_kind == TargetKind::kProbabilities;
+    targets = Take(dense && !ready(plan.inputs.targets), tile_bytes);
+    targets_gradient = Take(dense && results.targets_gradient && !ready(results.targets_gradient), tile_bytes);
+    probabilities = Take(results.probabilities && !ready(results.probabilities), tile_bytes);
+    log_probabilities = Take(results.log_probabilities && !ready(results.log_probabilities), tile_bytes);
+    class_weights = Take(plan.inputs.class_weights && plan.inputs.class_weights.data_type != compute, row_bytes);
+    points = Take(!dense, tile_elements * point_bytes);
+    whole_rows =
+        results.entropy || results.probabilities || results.log_probabilities || (dense && results.targets_gradient);
   }
 
+  bool whole_rows;  // outputs of every class are asked for, besides the logits' gradient
+  bool modified;    // temperature or softcap: rows are rewritten before they are evaluated
+  RowLayout layout;
+  DataType row_type;  // what the kernels read rows as
   int64_t total_bytes = 0;
-  int64_t tile_elements;  // rows evaluated together
-  bool modified;          // temperature or softcap: rows are rewritten before they are evaluated
-  int64_t logits, targets, logits_gradient, targets_gradient, probabilities, log_probabilities, class_weights, points;
+  int64_t tile_elements = 1;  // rows evaluated together
+  int64_t columns, logits, targets, logits_gradient, targets_gradient, probabilities, log_probabilities, class_weights,
+      points;
 
  private:
+  static bool IsModified(const Plan& plan) {
+    return plan.cross_entropy.temperature != 1 || plan.cross_entropy.softcap != 0;
+  }
+
+  static RowLayout LayoutOf(const Plan& plan) {
+    const DataType logits = plan.inputs.logits.data_type, gradient = plan.results.logits_gradient.data_type;
+    const bool readable = logits == plan.compute_type || plan.compute_type == DataType::kFloat32;
+    if (IsModified(plan) || !readable) return RowLayout::kGathered;
+    const bool row_by_row = plan.target_kind == TargetKind::kProbabilities || plan.results.entropy ||
+                            plan.results.probabilities || plan.results.log_probabilities;
+    const bool by_columns = !row_by_row && plan.num_classes <= kMaxColumn;
+    if (plan.inner_size == 1) {
+      return by_columns && plan.num_classes <= kMaxShortRow ? RowLayout::kTransposed : RowLayout::kRows;
+    }
+    const bool writable = !plan.results.logits_gradient || gradient == logits || gradient == plan.compute_type;
+    return by_columns && writable ? RowLayout::kColumns : RowLayout::kGathered;
+  }
+
   int64_t Take(bool needed, int64_t bytes) {
     if (!needed) return kInPlace;
     const int64_t offset = total_bytes;

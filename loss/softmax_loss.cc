@@ -1,10 +1,12 @@
-// Every softmax loss: rows in, reduce (row.h), decide (decide.h), scatter (row.h), rows out.
+// Every softmax loss: a tile of rows in, reduce, decide (decide.h), scatter, a tile of rows out.
 // Notation of row.h: points h_k, background t; g is the element's upstream gradient.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <compare>
 #include <span>
 
+#include "loss/column.h"
 #include "loss/decide.h"
 #include "loss/evaluate.h"
 #include "loss/row.h"
@@ -14,85 +16,157 @@
 namespace lossd {
 namespace {
 
-template <typename T>
+// Rows that the kernels read as S.
+template <typename S>
 class SoftmaxLoss {
+  using T = ComputeType<S>;
+
  public:
-  explicit SoftmaxLoss(Block& block)
-      : block_(block), plan_(block.plan), results_(block.results), options_(plan_.cross_entropy), layout_(plan_) {
+  SoftmaxLoss(Block& block, const ScratchLayout& layout)
+      : block_(block), plan_(block.plan), results_(block.results), options_(plan_.cross_entropy), layout_(layout) {
     const TensorView& weights = block.inputs.class_weights;
-    if (weights) class_weights_ = Rows(weights, {0, 1, 1, plan_.num_classes}, layout_.class_weights);
+    if (weights) class_weights_ = Rows<T>(weights, {0, 1, 1, plan_.num_classes}, layout_.class_weights);
+    const double e = options_.label_smoothing;
+    background_ = {0, nullptr, e / static_cast<double>(plan_.num_classes), class_weights_};
+    if (plan_.target_kind == TargetKind::kProbabilities) background_.alpha = 1 - e;
     reads_every_row_ = results_.log_sum_exp || results_.predicted_class || results_.entropy || results_.probabilities ||
                        results_.log_probabilities;
   }
 
   void Run() {
     for (int64_t element = block_.begin; element < block_.end;) {
-      int64_t count = std::min(layout_.tile_elements, block_.end - element);
       const int64_t inner = plan_.inner_size;
+      int64_t count = std::min(layout_.tile_elements, block_.end - element);
       if (inner > 1) count = std::min(count, inner - element % inner);
-      EvaluateTile(element, {plan_.RowStart(element), inner, count, plan_.num_classes});
+      const TileRange range{plan_.RowStart(element), inner, count, plan_.num_classes};
+      for (int64_t row = 0; row < count; ++row) ignored_[row] = IsIgnored(plan_, block_.inputs, element + row);
+      switch (layout_.layout) {
+        case RowLayout::kColumns:
+          EvaluateColumns(element, range);
+          break;
+        case RowLayout::kTransposed:
+          EvaluateShortRows(element, range);
+          break;
+        default:
+          EvaluateRows(element, range);
+      }
       element += count;
     }
+    if (plan_.stream_gradient) FlushStreams();
   }
 
  private:
-  T* Part(int64_t offset) { return reinterpret_cast<T*>(block_.scratch + offset); }
+  template <typename U>
+  U* Part(int64_t offset) {
+    return reinterpret_cast<U*>(block_.scratch + offset);
+  }
 
   // The rows of a tensor: where they are, or copied to their part of the scratch.
-  const T* Rows(const TensorView& tensor, const TileRange& range, int64_t part) {
-    if (part == ScratchLayout::kInPlace) return static_cast<const T*>(tensor.data) + range.base;
-    ReadTile(tensor, range, Part(part));
-    return Part(part);
+  template <typename U>
+  const U* Rows(const TensorView& tensor, const TileRange& range, int64_t part) {
+    if (part == ScratchLayout::kInPlace) return static_cast<const U*>(tensor.data) + range.base;
+    ReadTile(tensor, range, Part<U>(part));
+    return Part<U>(part);
   }
 
   // Where to write the rows of a tensor, null if it is absent; FinishRows() takes them there.
   T* OutputRows(const MutableTensorView& tensor, const TileRange& range, int64_t part) {
     if (!tensor) return nullptr;
-    return part == ScratchLayout::kInPlace ? static_cast<T*>(tensor.data) + range.base : Part(part);
+    return part == ScratchLayout::kInPlace ? static_cast<T*>(tensor.data) + range.base : Part<T>(part);
   }
   void FinishRows(const MutableTensorView& tensor, const TileRange& range, const T* rows, int64_t part) {
     if (rows != nullptr && part != ScratchLayout::kInPlace) WriteTile(rows, range, tensor);
   }
 
-  // The rows of one tile, in every tensor that has some; null where it is absent.
-  struct Tile {
-    const T* logits;
-    const T* targets;
-    T* probabilities;
-    T* log_probabilities;
-    T* targets_gradient;
-    T* logits_gradient;  // may be the logits: written last
-  };
+  // ---- by rows ----
 
-  void EvaluateTile(int64_t first, const TileRange& range) {
+  void EvaluateRows(int64_t first, const TileRange& range) {
+    const int64_t num_classes = plan_.num_classes;
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
-    const Tile tile = {
-        ModifiedLogits(range),
-        dense ? Rows(block_.inputs.targets, range, layout_.targets) : nullptr,
-        OutputRows(results_.probabilities, range, layout_.probabilities),
-        OutputRows(results_.log_probabilities, range, layout_.log_probabilities),
-        dense ? OutputRows(results_.targets_gradient, range, layout_.targets_gradient) : nullptr,
-        OutputRows(results_.logits_gradient, range, layout_.logits_gradient),
+    const S* x = layout_.modified ? ModifiedLogits(range) : Rows<S>(block_.inputs.logits, range, layout_.logits);
+    const T* targets = dense ? Rows<T>(block_.inputs.targets, range, layout_.targets) : nullptr;
+    for (int64_t row = 0; row < range.count; ++row) {
+      sums_[row] = {};
+      if (ignored_[row] && !reads_every_row_) continue;
+      Background<T> background = ignored_[row] ? Background<T>{} : background_;
+      if (dense) background.probabilities = targets + row * num_classes;
+      sums_[row] = kernels_.reduce(x + row * num_classes, num_classes, background);
+    }
+    DecideTile(first, range.count,
+               [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); });
+    if (layout_.whole_rows) WriteWholeRows(first, range, x);
+    if (!results_.logits_gradient) return;
+    for (int64_t row = 0; row < range.count; ++row) {
+      if (dense) gradients_[row].background.probabilities = targets + row * num_classes;
+      gradients_[row].stream = plan_.stream_gradient && layout_.logits_gradient == ScratchLayout::kInPlace;
+    }
+    WriteGradientRows(range, x);
+  }
+
+  void WriteGradientRows(const TileRange& range, const S* x) {
+    const int64_t num_classes = plan_.num_classes;
+    const MutableTensorView& gradient = results_.logits_gradient;
+    const auto scatter = [&](auto kernel, auto* dx) {
+      for (int64_t row = 0; row < range.count; ++row) {
+        kernel(x + row * num_classes, num_classes, gradients_[row], dx + row * num_classes);
+      }
     };
-    for (int64_t row = 0; row < range.count; ++row) EvaluateRow(first + row, row * plan_.num_classes, tile);
-    FinishRows(results_.probabilities, range, tile.probabilities, layout_.probabilities);
-    FinishRows(results_.log_probabilities, range, tile.log_probabilities, layout_.log_probabilities);
-    FinishRows(results_.targets_gradient, range, tile.targets_gradient, layout_.targets_gradient);
-    if (tile.logits_gradient != nullptr && layout_.modified) ChainModifiers(range, tile.logits_gradient);
-    FinishRows(results_.logits_gradient, range, tile.logits_gradient, layout_.logits_gradient);
+    if (layout_.logits_gradient == ScratchLayout::kInPlace && gradient.type.data_type == layout_.row_type) {
+      return scatter(kernels_.scatter, static_cast<S*>(gradient.data) + range.base);
+    }
+    T* rows = OutputRows(gradient, range, layout_.logits_gradient);
+    scatter(kernels_.scatter_wide, rows);
+    if (layout_.modified) ChainModifiers(range, rows);
+    FinishRows(gradient, range, rows, layout_.logits_gradient);
+  }
+
+  // Outputs of every class but the logits' gradient.
+  void WriteWholeRows(int64_t first, const TileRange& range, const S* x) {
+    T* probabilities = OutputRows(results_.probabilities, range, layout_.probabilities);
+    T* log_probabilities = OutputRows(results_.log_probabilities, range, layout_.log_probabilities);
+    const bool dense = plan_.target_kind == TargetKind::kProbabilities;
+    T* slopes = dense ? OutputRows(results_.targets_gradient, range, layout_.targets_gradient) : nullptr;
+    for (int64_t row = 0; row < range.count; ++row) {
+      const Softmax softmax(sums_[row], log_denominators_[row]);
+      const int64_t offset = row * plan_.num_classes;
+      const S* const row_x = x + offset;
+      if (results_.entropy) WriteEntropy(first + row, row_x, softmax);
+      if (probabilities != nullptr) {
+        kernels_.scatter_wide(row_x, plan_.num_classes, {.max = softmax.max(), .p_scale = 1 / softmax.denominator()},
+                              probabilities + offset);
+      }
+      if (log_probabilities != nullptr) {
+        kernels_.log_softmax(row_x, plan_.num_classes, softmax.max(), softmax.log_denominator(),
+                             log_probabilities + offset);
+      }
+      if (slopes == nullptr) continue;
+      const double g = ignored_[row] ? 0 : block_.Upstream(first + row);
+      for (int64_t c = 0; c < plan_.num_classes; ++c) {
+        slopes[offset + c] =
+            ignored_[row] ? T{0} : static_cast<T>(TargetSlope(c, g, softmax, ToDouble(LoadElement<S>(row_x, c))));
+      }
+    }
+    FinishRows(results_.probabilities, range, probabilities, layout_.probabilities);
+    FinishRows(results_.log_probabilities, range, log_probabilities, layout_.log_probabilities);
+    FinishRows(results_.targets_gradient, range, slopes, layout_.targets_gradient);
+  }
+
+  void WriteEntropy(int64_t element, const S* x, const Softmax& softmax) {
+    const double entropy =
+        softmax.log_denominator() + kernels_.entropy_sum(x, plan_.num_classes, softmax.max()) / softmax.denominator();
+    StoreFloat(results_.entropy, element, plan_.unit_scale * (softmax.is_nan() ? kNan : entropy));
   }
 
   // Temperature t, then softcap c: x becomes c tanh(x / (t c)).
-  const T* ModifiedLogits(const TileRange& range) {
+  const S* ModifiedLogits(const TileRange& range) {
     const TensorView& logits = block_.inputs.logits;
-    if (!layout_.modified) return Rows(logits, range, layout_.logits);
-    T* rows = Part(layout_.logits);
+    T* rows = Part<T>(layout_.logits);
     const double t = options_.temperature, c = options_.softcap;
     range.ForEach([&](int64_t from, int64_t to) {
       const double x = FloatAt(logits, from) / t;
       rows[to] = static_cast<T>(c == 0 ? x : c * std::tanh(x / c));
     });
-    return rows;
+    return reinterpret_cast<const S*>(rows);
   }
 
   // The derivative of that, 1 / (t cosh^2(x / (t c))), times the gradient. Reads the logits before they are
@@ -106,6 +180,140 @@ class SoftmaxLoss {
     });
   }
 
+  // ---- by columns ----
+
+  void EvaluateColumns(int64_t first, const TileRange& range) {
+    const ColumnKernels<S> kernels = ColumnKernelsOf<S>();
+    const int64_t num_classes = plan_.num_classes, inner = plan_.inner_size;
+    const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
+    kernels.reduce(x, inner, num_classes, range.count, background_, sums_.data());
+    DecideTile(first, range.count,
+               [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, c * inner + row)); });
+    const MutableTensorView& gradient = results_.logits_gradient;
+    if (!gradient) return;
+    if (gradient.type.data_type == layout_.row_type) {
+      S* dx = static_cast<S*>(gradient.data) + range.base;
+      kernels.scatter(x, inner, num_classes, range.count, gradients_.data(), dx);
+      WritePoints(range.count,
+                  [&](int64_t row, const Point& p) { dx[p.target * inner + row] = FromDouble<S>(p.value); });
+    } else {
+      T* dx = static_cast<T*>(gradient.data) + range.base;
+      kernels.scatter_wide(x, inner, num_classes, range.count, gradients_.data(), dx);
+      WritePoints(range.count,
+                  [&](int64_t row, const Point& p) { dx[p.target * inner + row] = static_cast<T>(p.value); });
+    }
+  }
+
+  // Rows of a few classes: turned into columns, and the gradient back.
+  void EvaluateShortRows(int64_t first, const TileRange& range) {
+    const ColumnKernels<T> kernels = ColumnKernelsOf<T>();
+    const int64_t num_classes = plan_.num_classes, count = range.count;
+    T* columns = Part<T>(layout_.columns);
+    Transpose(ShortRows(range), count, num_classes, columns);
+    kernels.reduce(columns, count, num_classes, count, background_, sums_.data());
+    DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * count + row]); });
+    if (!results_.logits_gradient) return;
+    kernels.scatter(columns, count, num_classes, count, gradients_.data(), columns);
+    WritePoints(count, [&](int64_t row, const Point& p) { columns[p.target * count + row] = static_cast<T>(p.value); });
+    T* rows = OutputRows(results_.logits_gradient, range, layout_.logits_gradient);
+    Transpose(columns, num_classes, count, rows);
+    if (layout_.logits_gradient == ScratchLayout::kInPlace) return;
+    if (results_.logits_gradient.type.data_type == layout_.row_type) {
+      kernels_.narrow(rows, count * num_classes, static_cast<S*>(results_.logits_gradient.data) + range.base);
+    } else {
+      WriteTile(rows, range, results_.logits_gradient);
+    }
+  }
+
+  const T* ShortRows(const TileRange& range) {
+    const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
+    if constexpr (std::is_same_v<S, T>) {
+      return x;
+    } else {
+      kernels_.widen(x, range.count * range.num_classes, Part<T>(layout_.logits));
+      return Part<T>(layout_.logits);
+    }
+  }
+
+  // y [columns, rows] from x [rows, columns].
+  static void Transpose(const T* x, int64_t rows, int64_t columns, T* y) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) StoreElement(y, c * rows + r, LoadElement<T>(x, r * columns + c));
+    }
+  }
+
+  template <typename Write>
+  void WritePoints(int64_t count, const Write& write) {
+    for (int64_t row = 0; row < count; ++row) {
+      for (const Point& point : gradients_[row].points) write(row, point);
+    }
+  }
+
+  // ---- decide ----
+
+  // From sums_ to all that is one value an element, and gradients_. logit_at(row, c) is x_c.
+  template <typename LogitAt>
+  void DecideTile(int64_t first, int64_t count, const LogitAt& logit_at) {
+    for (int64_t row = 0; row < count; ++row) log_denominators_[row] = std::log1p(sums_[row].others);
+    for (int64_t row = 0; row < count; ++row) {
+      gradients_[row] = {.background = background_};
+      if (ignored_[row]) WriteIgnored(first + row);
+      if (ignored_[row] && !reads_every_row_) continue;
+      DecideRow(first + row, row, [&](int64_t c) { return logit_at(row, c); });
+    }
+  }
+
+  template <typename LogitAt>
+  void DecideRow(int64_t element, int64_t row, const LogitAt& logit_at) {
+    const RowSums& sums = sums_[row];
+    const Softmax softmax(sums, log_denominators_[row]);
+    const std::span<Point> points = ignored_[row] ? std::span<Point>() : PointsOf(element, row);
+    if (results_.log_sum_exp) StoreFloat(results_.log_sum_exp, element, softmax.LogSumExp());
+    if (results_.predicted_class) WritePredictedClass(element, sums, points);
+    if (ignored_[row]) return;
+    if (results_.target_log_probability) {
+      StoreFloat(results_.target_log_probability, element, softmax.LogProbability(logit_at(points[0].target)));
+    }
+    const Decision decision = Decide(options_, sums, softmax, logit_at, points);
+    block_.AddLoss(element, decision.loss);
+    if (!results_.logits_gradient && !results_.targets_gradient) return;
+    const double g = block_.Upstream(element);
+    if (plan_.target_kind == TargetKind::kSparseProbabilities) WriteSparseSlopes(element, softmax, g, logit_at);
+    if (results_.logits_gradient) {
+      DecideGradient(decision, softmax, g, logit_at, points, gradients_[row]);
+    }
+  }
+
+  // The element's points by class, each class once.
+  std::span<Point> PointsOf(int64_t element, int64_t row) {
+    if (plan_.target_kind == TargetKind::kProbabilities) return {};
+    Point* const points = Part<Point>(layout_.points) + row * std::max<int64_t>(plan_.sparse_size, 1);
+    int64_t count = 0;
+    const TensorView& masses = block_.inputs.target_probabilities;
+    VisitTargets(element, [&](int64_t position, int64_t target) {
+      const double q = masses ? FloatAt(masses, position) : 1;
+      points[count++] = {target, (1 - options_.label_smoothing) * ClassWeight(block_.inputs, target) * q};
+    });
+    return Merge({points, static_cast<size_t>(count)});
+  }
+
+  static std::span<Point> Merge(std::span<Point> points) {
+    if (points.size() < 2) return points;
+    // The order of the sum is the row's own, not the caller's; a total order, NaN included.
+    std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
+      return a.target != b.target ? a.target < b.target : std::strong_order(a.value, b.value) < 0;
+    });
+    size_t last = 0;
+    for (size_t i = 1; i < points.size(); ++i) {
+      if (points[i].target == points[last].target) {
+        points[last].value += points[i].value;
+      } else {
+        points[++last] = points[i];
+      }
+    }
+    return points.first(last + 1);
+  }
+
   template <typename Visit>
   void VisitTargets(int64_t element, const Visit& visit) const {
     ForEachTarget(plan_, block_.inputs, element, [&visit](int64_t position, int64_t target) {
@@ -114,165 +322,98 @@ class SoftmaxLoss {
     }).IgnoreError();
   }
 
-  TargetMass<T> MassOf(int64_t element, const T* probabilities) {
-    const double e = options_.label_smoothing;
-    TargetMass<T> mass;
-    mass.background = {0, nullptr, e / static_cast<double>(plan_.num_classes), class_weights_};
-    if (plan_.target_kind == TargetKind::kProbabilities) {
-      mass.background.alpha = 1 - e;
-      mass.background.probabilities = probabilities;
-      return mass;
-    }
-    const bool sparse = plan_.target_kind == TargetKind::kSparseProbabilities;
-    Point* points = sparse ? reinterpret_cast<Point*>(block_.scratch + layout_.points) : &single_point_;
-    int64_t count = 0;
-    const TensorView& masses = block_.inputs.target_probabilities;
-    VisitTargets(element, [&](int64_t position, int64_t target) {
-      const double q = masses ? FloatAt(masses, position) : 1;
-      points[count++] = {target, (1 - e) * ClassWeight(block_.inputs, target) * q};
-    });
-    mass.points = Merge({points, static_cast<size_t>(count)});
-    return mass;
-  }
-
-  // Points by class, each class once.
-  static std::span<Point> Merge(std::span<Point> points) {
-    if (points.size() < 2) return points;
-    // The order of the sum is the row's own, not the caller's; a total order, NaN included.
-    std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
-      return a.target != b.target ? a.target < b.target : std::strong_order(a.mass, b.mass) < 0;
-    });
-    size_t last = 0;
-    for (size_t i = 1; i < points.size(); ++i) {
-      if (points[i].target == points[last].target) {
-        points[last].mass += points[i].mass;
-      } else {
-        points[++last] = points[i];
-      }
-    }
-    return points.first(last + 1);
-  }
-
-  // `offset` is where the row starts in the tile.
-  void EvaluateRow(int64_t element, int64_t offset, const Tile& tile) {
-    const T* x = tile.logits + offset;
-    const bool ignored = IsIgnored(plan_, block_.inputs, element);
-    if (ignored && !reads_every_row_) return WriteIgnored(element, offset, tile);
-
-    const T* probabilities = tile.targets != nullptr ? tile.targets + offset : nullptr;
-    const TargetMass<T> mass = ignored ? TargetMass<T>{} : MassOf(element, probabilities);
-    const RowSums sums = ReduceRow(x, plan_.num_classes, mass.background);
-    const Softmax softmax(sums);
-    WriteRowValues(element, x, sums, softmax, ignored ? nullptr : &mass);
-    if (tile.probabilities != nullptr) {
-      ScatterRow(x, plan_.num_classes, softmax.max(), 1 / softmax.denominator(), 0, Background<T>{},
-                 tile.probabilities + offset);
-    }
-    if (tile.log_probabilities != nullptr) {
-      LogSoftmaxRow(x, plan_.num_classes, softmax.max(), softmax.log_denominator(), tile.log_probabilities + offset);
-    }
-    if (ignored) return WriteIgnored(element, offset, tile);
-    const Decision decision = Decide(options_, sums, softmax, x, mass);
-    block_.AddLoss(element, decision.loss);
-    const double g = block_.Upstream(element);
-    if (results_.targets_gradient) WriteTargetsGradient(element, offset, tile, softmax, g);
-    if (tile.logits_gradient != nullptr) {
-      WriteLogitsGradient(mass, decision, softmax, g, x, tile.logits_gradient + offset);
-    }
-  }
-
-  // Everything that depends on the targets, of an element that counts nowhere.
-  void WriteIgnored(int64_t element, int64_t offset, const Tile& tile) {
+  // Everything that depends on the targets, of an element that counts nowhere; its gradient stays 0.
+  void WriteIgnored(int64_t element) {
     block_.AddIgnored(element);
     if (results_.target_log_probability) StoreFloat(results_.target_log_probability, element, 0);
-    if (tile.logits_gradient != nullptr) std::fill_n(tile.logits_gradient + offset, plan_.num_classes, T{0});
-    if (tile.targets_gradient != nullptr) std::fill_n(tile.targets_gradient + offset, plan_.num_classes, T{0});
-    if (plan_.target_kind == TargetKind::kSparseProbabilities) ZeroSparseTargetsGradient(element);
+    if (plan_.target_kind == TargetKind::kSparseProbabilities) ZeroSparseSlopes(element);
   }
 
-  // One value a row. `mass` is null for a row that counts nowhere.
-  void WriteRowValues(int64_t element, const T* x, const RowSums& sums, const Softmax& softmax,
-                      const TargetMass<T>* mass) {
-    if (results_.predicted_class) {
-      int64_t predicted = std::isnan(sums.others) ? -1 : sums.argmax;
-      if (layout_.modified) predicted = block_.PredictedClass(element);
-      StoreElement(results_.predicted_class.data, element, predicted);
-      const bool index = mass != nullptr && plan_.target_kind == TargetKind::kClassIndices;
-      if (index && predicted == mass->points[0].target) ++block_.summary.correct_count;
-    }
-    if (results_.log_sum_exp) StoreFloat(results_.log_sum_exp, element, softmax.LogSumExp());
-    if (results_.target_log_probability && mass != nullptr) {
-      const double log_p = softmax.LogProbability(LoadElement<T>(x, mass->points[0].target));
-      StoreFloat(results_.target_log_probability, element, log_p);
-    }
-    if (results_.entropy) {
-      const double entropy =
-          softmax.log_denominator() + EntropySum(x, plan_.num_classes, sums.max) / softmax.denominator();
-      StoreFloat(results_.entropy, element, plan_.unit_scale * (softmax.is_nan() ? kNan : entropy));
-    }
+  // `points` are empty for a row that counts nowhere.
+  void WritePredictedClass(int64_t element, const RowSums& sums, std::span<const Point> points) {
+    int64_t predicted = std::isnan(sums.others) ? -1 : sums.argmax;
+    if (layout_.modified) predicted = block_.PredictedClass(element);
+    StoreElement(results_.predicted_class.data, element, predicted);
+    const bool index = !points.empty() && plan_.target_kind == TargetKind::kClassIndices;
+    if (index && predicted == points[0].target) ++block_.summary.correct_count;
   }
 
   // A point's entry is -g (h (1 - p) - (p_factor + other points) p + t), precise where p is near 1.
-  void WriteLogitsGradient(const TargetMass<T>& mass, const Decision& decision, const Softmax& softmax, double g,
-                           const T* x, T* dx) {
+  template <typename LogitAt>
+  void DecideGradient(const Decision& decision, const Softmax& softmax, double g, const LogitAt& logit_at,
+                      std::span<Point> points, Gradient<T>& gradient) {
     if (softmax.is_nan() || std::isnan(g)) {
-      std::fill_n(dx, plan_.num_classes, static_cast<T>(kNan));
+      gradient.p_scale = kNan;
       return;
     }
     double point_mass = 0;
-    for (const Point& point : mass.points) point_mass += point.mass;
-    // x may be dx: what the points need is read first.
-    for (Point& point : mass.points) {
-      const double logit = LoadElement<T>(x, point.target);
-      const double push = (decision.p_factor + (point_mass - point.mass)) * softmax.Probability(logit);
-      const double t = mass.background.beta * ClassWeight(block_.inputs, point.target);
-      point.mass = g * (push - t - point.mass * softmax.Complement(logit));
+    for (const Point& point : points) point_mass += point.value;
+    for (Point& point : points) {
+      const double logit = logit_at(point.target);
+      const double push = (decision.p_factor + (point_mass - point.value)) * softmax.Probability(logit);
+      const double t = background_.beta == 0 ? 0 : background_.beta * ClassWeight(block_.inputs, point.target);
+      point.value = g * (push - t - point.value * softmax.Complement(logit));
     }
-    const double p_scale = g * (decision.p_factor + point_mass) / softmax.denominator();
-    ScatterRow(x, plan_.num_classes, softmax.max(), p_scale, g, mass.background, dx);
-    for (const Point& point : mass.points) dx[point.target] = static_cast<T>(point.mass);
+    gradient.max = softmax.max();
+    gradient.p_scale = g * (decision.p_factor + point_mass) / softmax.denominator();
+    gradient.t_scale = g;
+    gradient.points = points;
   }
 
   // dloss/dq_c = -g (1-e) w_c ln p_c.
-  void WriteTargetsGradient(int64_t element, int64_t offset, const Tile& tile, const Softmax& softmax, double g) {
-    const auto slope = [&](int64_t c) {
-      const double factor = g * (1 - options_.label_smoothing) * ClassWeight(block_.inputs, c);
-      return CrossTerm(factor, softmax.LogProbability(LoadElement<T>(tile.logits, offset + c)));
-    };
-    for (int64_t c = 0; tile.targets_gradient != nullptr && c < plan_.num_classes; ++c) {
-      tile.targets_gradient[offset + c] = static_cast<T>(slope(c));
-    }
-    if (plan_.target_kind != TargetKind::kSparseProbabilities) return;
-    ZeroSparseTargetsGradient(element);
+  double TargetSlope(int64_t c, double g, const Softmax& softmax, double logit) const {
+    const double factor = g * (1 - options_.label_smoothing) * ClassWeight(block_.inputs, c);
+    return CrossTerm(factor, softmax.LogProbability(logit));
+  }
+
+  template <typename LogitAt>
+  void WriteSparseSlopes(int64_t element, const Softmax& softmax, double g, const LogitAt& logit_at) {
+    if (!results_.targets_gradient) return;
+    ZeroSparseSlopes(element);
     VisitTargets(element, [&](int64_t position, int64_t target) {
-      StoreFloat(results_.targets_gradient, position, slope(target));
+      StoreFloat(results_.targets_gradient, position, TargetSlope(target, g, softmax, logit_at(target)));
     });
   }
 
-  void ZeroSparseTargetsGradient(int64_t element) {
+  void ZeroSparseSlopes(int64_t element) {
     if (!results_.targets_gradient) return;
     for (int64_t k = 0; k < plan_.sparse_size; ++k) {
       StoreFloat(results_.targets_gradient, element * plan_.sparse_size + k, 0);
     }
   }
 
+  static constexpr size_t kTile = ScratchLayout::kMaxTileElements;
+
   Block& block_;
   const Plan& plan_;
   const Results& results_;
   const CrossEntropy& options_;
-  const ScratchLayout layout_;
+  const ScratchLayout& layout_;
+  const RowKernels<S> kernels_ = RowKernelsOf<S>();
   const T* class_weights_ = nullptr;
-  Point single_point_;
+  Background<T> background_;  // of every row, but for its probabilities
   bool reads_every_row_ = false;
+
+  // Of the rows of a tile.
+  std::array<bool, kTile> ignored_;
+  std::array<RowSums, kTile> sums_;
+  std::array<double, kTile> log_denominators_;
+  std::array<Gradient<T>, kTile> gradients_;
 };
 
 }  // namespace
 
 void EvaluateSoftmaxLoss(Block& block) {
-  if (block.plan.compute_type == DataType::kFloat64) {
-    SoftmaxLoss<double>(block).Run();
-  } else {
-    SoftmaxLoss<float>(block).Run();
+  const ScratchLayout layout(block.plan);
+  switch (layout.row_type) {
+    case DataType::kFloat64:
+      return SoftmaxLoss<double>(block, layout).Run();
+    case DataType::kFloat16:
+      return SoftmaxLoss<Float16>(block, layout).Run();
+    case DataType::kBfloat16:
+      return SoftmaxLoss<Bfloat16>(block, layout).Run();
+    default:
+      return SoftmaxLoss<float>(block, layout).Run();
   }
 }
 

@@ -12,7 +12,15 @@
 namespace lossd {
 
 template <typename T>
-inline constexpr DataType kDataTypeOf = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
+inline constexpr DataType kDataTypeOf = DataType::kUnspecified;
+template <>
+inline constexpr DataType kDataTypeOf<float> = DataType::kFloat32;
+template <>
+inline constexpr DataType kDataTypeOf<double> = DataType::kFloat64;
+template <>
+inline constexpr DataType kDataTypeOf<Float16> = DataType::kFloat16;
+template <>
+inline constexpr DataType kDataTypeOf<Bfloat16> = DataType::kBfloat16;
 
 // Rows [0, count) of a tensor seen as [outer, num_classes, stride]: entry c of row r is element base + c * stride + r,
 // or, where stride is 1, element base + r * num_classes + c.
@@ -41,7 +49,7 @@ void ReadTile(const TensorView& tensor, const TileRange& range, T* rows) {
   if (tensor.type.data_type == kDataTypeOf<T>) {
     range.ForEach([&](int64_t from, int64_t to) { rows[to] = LoadElement<T>(tensor.data, from); });
   } else {
-    range.ForEach([&](int64_t from, int64_t to) { rows[to] = static_cast<T>(FloatAt(tensor, from)); });
+    range.ForEach([&](int64_t from, int64_t to) { rows[to] = FromDouble<T>(FloatAt(tensor, from)); });
   }
 }
 

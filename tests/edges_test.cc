@@ -94,11 +94,10 @@ TEST(EdgesTest, OneFiniteLogitAtEveryPositionOfALongRow) {
     const int64_t step = std::exchange(best, false) && !LOSSD_SANITIZED ? 1 : 97;
     for (int64_t place = 0; place < kClasses; place += place < 4200 || place > kClasses - 4200 ? 1 : step) {
       row[static_cast<size_t>(place)] = -1e30f;
-      const RowSums sums = ReduceRow(row.data(), kClasses, Background<float>{});
+      const RowSums sums = RowKernelsOf<float>().reduce(row.data(), kClasses, Background<float>{});
       row[static_cast<size_t>(place)] = -kInf;
       ASSERT_EQ(sums.max, -1e30f) << target << ' ' << place;
       ASSERT_EQ(sums.others, 0) << target << ' ' << place;
-      ASSERT_EQ(sums.ties, 1) << target << ' ' << place;
       ASSERT_EQ(sums.argmax, place) << target;
     }
   });

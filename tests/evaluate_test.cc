@@ -81,8 +81,9 @@ TEST(EvaluateTest, GradientMayOverwriteTheLogits) {
   OwnedTensor loss(apart.results.loss.type());
   in_place.loss = loss.mutable_view();
   in_place.logits_gradient = {batch.logits.data(), batch.logits.type()};
+  OwnedTensor scratch({DataType::kInt8, Shape{apart.plan.scratch_bytes}});
   for (int64_t b = 0; b < apart.plan.num_blocks; ++b) {
-    EvaluateBlock(apart.plan, batch.inputs(), apart.weights, b, in_place, nullptr);
+    EvaluateBlock(apart.plan, batch.inputs(), apart.weights, b, in_place, scratch.data());
   }
   EXPECT_EQ(batch.logits.Bits(), apart.results.logits_gradient.Bits());
 }

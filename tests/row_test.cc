@@ -1,4 +1,4 @@
-// exp, through the only door it has: ScatterRow() with p_scale 1 writes exp(x - max).
+// exp, through the only door it has: scatter with p_scale 1 writes exp(x - max).
 #include "loss/row.h"
 
 #include <gtest/gtest.h>
@@ -16,7 +16,7 @@ namespace {
 template <typename T>
 std::vector<T> ExpOf(const std::vector<T>& x) {
   std::vector<T> y(x.size());
-  ScatterRow(x.data(), static_cast<int64_t>(x.size()), 0, 1, 0, Background<T>{}, y.data());
+  RowKernelsOf<T>().scatter(x.data(), static_cast<int64_t>(x.size()), {.max = 0, .p_scale = 1}, y.data());
   return y;
 }
 

@@ -1,0 +1,104 @@
+// The background of the target distribution (row.h), a vector at a time: what it adds to a row's sums, and its part of
+// the gradient. One template argument says which of its terms there are, so that what is absent costs nothing.
+
+#if defined(LOSSD_LOSS_BACKGROUND_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LOSSD_LOSS_BACKGROUND_INL_H_
+#undef LOSSD_LOSS_BACKGROUND_INL_H_
+#else
+#define LOSSD_LOSS_BACKGROUND_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <type_traits>
+
+#include "loss/row.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lossd {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+enum class BackgroundKind { kNone, kUniform, kWeights, kProbabilities, kWeightedProbabilities };
+
+template <typename T>
+BackgroundKind KindOf(const Background<T>& b) {
+  const bool probabilities = b.alpha != 0 && b.probabilities != nullptr;
+  if (probabilities) {
+    return b.weights != nullptr ? BackgroundKind::kWeightedProbabilities : BackgroundKind::kProbabilities;
+  }
+  if (b.beta == 0) return BackgroundKind::kNone;
+  return b.weights != nullptr ? BackgroundKind::kWeights : BackgroundKind::kUniform;
+}
+
+// Calls function(std::integral_constant<BackgroundKind, kind>) for the kind found at run time.
+template <class Function>
+HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
+  switch (kind) {
+    case BackgroundKind::kNone:
+      return function(std::integral_constant<BackgroundKind, BackgroundKind::kNone>());
+    case BackgroundKind::kUniform:
+      return function(std::integral_constant<BackgroundKind, BackgroundKind::kUniform>());
+    case BackgroundKind::kWeights:
+      return function(std::integral_constant<BackgroundKind, BackgroundKind::kWeights>());
+    case BackgroundKind::kProbabilities:
+      return function(std::integral_constant<BackgroundKind, BackgroundKind::kProbabilities>());
+    case BackgroundKind::kWeightedProbabilities:
+      return function(std::integral_constant<BackgroundKind, BackgroundKind::kWeightedProbabilities>());
+  }
+}
+
+// The factor of t_j that is left for the end: beta where it is one of the whole t_j.
+template <BackgroundKind kKind, typename T>
+HWY_INLINE double ScaleOf(const Background<T>& b) {
+  return kKind == BackgroundKind::kUniform || kKind == BackgroundKind::kWeights ? b.beta : 1;
+}
+
+// t_j over ScaleOf(): 1, w_j, or w_j (alpha q_j + beta). load(pointer) makes a vector of what a row has there.
+template <BackgroundKind kKind, class D, class Load, typename T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> BackgroundAt(D d, const Background<T>& b, const Load& load) {
+  if constexpr (kKind == BackgroundKind::kNone) {
+    return hn::Zero(d);
+  } else if constexpr (kKind == BackgroundKind::kUniform) {
+    return hn::Set(d, T{1});
+  } else if constexpr (kKind == BackgroundKind::kWeights) {
+    return load(b.weights);
+  } else {
+    const auto alpha = hn::Set(d, static_cast<T>(b.alpha)), beta = hn::Set(d, static_cast<T>(b.beta));
+    const auto q = hn::MulAdd(load(b.probabilities), alpha, beta);
+    if constexpr (kKind == BackgroundKind::kProbabilities) return q;
+    return hn::Mul(load(b.weights), q);
+  }
+}
+
+// p e_j - s t_j, an entry of the gradient; s has ScaleOf() in it, p the factor of ScaledExp().
+template <BackgroundKind kKind, class D, class Load, class V = hn::Vec<D>>
+HWY_INLINE V GradientEntry(D d, V p, V e, V s, const Background<hn::TFromD<D>>& b, const Load& load) {
+  if constexpr (kKind == BackgroundKind::kNone) return hn::Mul(p, e);
+  if constexpr (kKind == BackgroundKind::kUniform) return hn::MulSub(p, e, s);
+  return hn::NegMulAdd(s, BackgroundAt<kKind>(d, b, load), hn::Mul(p, e));
+}
+
+// sum t_j and sum t_j (x_j - m), by lane and over ScaleOf().
+template <BackgroundKind kKind, class D>
+struct BackgroundSums {
+  hn::Vec<D> mass, dot;
+
+  HWY_INLINE void Clear(D d) { mass = dot = hn::Zero(d); }
+
+  // z is x - m, t of BackgroundAt(). kNone adds nothing, kUniform leaves `mass` to be known.
+  HWY_INLINE void Add(D d, hn::Vec<D> z, hn::Vec<D> t) {
+    if constexpr (kKind == BackgroundKind::kUniform) {
+      dot = hn::Add(dot, z);
+    } else if constexpr (kKind != BackgroundKind::kNone) {
+      mass = hn::Add(mass, t);
+      dot = hn::MulAdd(t, hn::IfThenZeroElse(hn::Eq(t, hn::Zero(d)), z), dot);  // 0 * ln 0 = 0
+    }
+  }
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lossd
+HWY_AFTER_NAMESPACE();
+
+#endif  // LOSSD_LOSS_BACKGROUND_INL_H_

@@ -1,0 +1,147 @@
+// Vectors of the type that is computed in, from and to memory of any float type, at any alignment.
+
+// Per-target include guard, as Highway's own -inl headers have.
+#if defined(LOSSD_LOSS_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LOSSD_LOSS_LANES_INL_H_
+#undef LOSSD_LOSS_LANES_INL_H_
+#else
+#define LOSSD_LOSS_LANES_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstring>
+#include <type_traits>
+
+#include "loss/element.h"
+
+#undef LOSSD_HAVE_F16C
+#define LOSSD_HAVE_F16C (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL)
+
+HWY_BEFORE_NAMESPACE();
+namespace lossd {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// ---- float16 and bfloat16 bits, one in each 32-bit lane ----
+
+// Exact. Highway's own emulation for targets before AVX2 does not know infinity.
+template <class DF, class VU>
+HWY_INLINE hn::Vec<DF> WidenBits(DF df, VU bits, Float16) {
+  const hn::RebindToUnsigned<DF> du;
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000u)));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7fffu)));
+  const auto scaled = hn::Mul(hn::BitCast(df, magnitude), hn::Set(df, 0x1p112f));  // also makes subnormals normal
+  const auto special = hn::Ge(scaled, hn::Set(df, 65536.0f));
+  const auto wide =
+      hn::Or(hn::BitCast(du, scaled), hn::IfThenElseZero(hn::RebindMask(du, special), hn::Set(du, 0x7f800000u)));
+  return hn::BitCast(df, hn::Or(wide, sign));
+}
+
+template <class DF, class VU>
+HWY_INLINE hn::Vec<DF> WidenBits(DF df, VU bits, Bfloat16) {
+  return hn::BitCast(df, hn::ShiftLeft<16>(bits));
+}
+
+// To nearest, ties to even; too large becomes infinity, NaN stays NaN.
+template <class DF, class VU = hn::Vec<hn::RebindToUnsigned<DF>>>
+HWY_INLINE VU NarrowBits(DF df, hn::Vec<DF> v, Float16) {
+  const hn::RebindToUnsigned<DF> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto sign = hn::ShiftRight<16>(hn::And(bits, hn::Set(du, 0x80000000u)));
+  const auto magnitude = hn::Abs(v);
+  const auto wide = hn::BitCast(du, magnitude);
+  const auto half_down = hn::Set(du, 0xfffu - (112u << 23));
+  const auto odd = hn::And(hn::ShiftRight<13>(wide), hn::Set(du, 1u));
+  const auto normal = hn::ShiftRight<13>(hn::Add(hn::Add(wide, half_down), odd));
+  // Adding 0.5 moves the last place of a subnormal float16, 2^-24, to that of the float.
+  const auto half = hn::Set(df, 0.5f);
+  const auto subnormal = hn::Sub(hn::BitCast(du, hn::Add(magnitude, half)), hn::BitCast(du, half));
+  const auto small = hn::RebindMask(du, hn::Lt(magnitude, hn::Set(df, 0x1p-14f)));
+  const auto large = hn::RebindMask(du, hn::Ge(magnitude, hn::Set(df, 65520.0f)));
+  const auto nan = hn::RebindMask(du, hn::Ne(v, v));
+  auto result = hn::IfThenElse(small, subnormal, normal);
+  result = hn::IfThenElse(large, hn::Set(du, 0x7c00u), result);
+  result = hn::IfThenElse(nan, hn::Set(du, 0x7e00u), result);
+  return hn::Or(result, sign);
+}
+
+template <class DF, class VU = hn::Vec<hn::RebindToUnsigned<DF>>>
+HWY_INLINE VU NarrowBits(DF, hn::Vec<DF> v, Bfloat16) {
+  const hn::RebindToUnsigned<DF> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd));
+  const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40u));
+  return hn::IfThenElse(hn::RebindMask(du, hn::Ne(v, v)), quiet, rounded);
+}
+
+// ---- load and store ----
+
+// Lanes(d) elements at p.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadLanes(D d, const hn::TFromD<D>* p) {
+  return hn::LoadU(d, p);
+}
+template <class D, class S, hwy::EnableIf<sizeof(S) == 2>* = nullptr>
+HWY_INLINE hn::Vec<D> LoadLanes(D d, const S* p) {
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p));
+#if LOSSD_HAVE_F16C
+  if constexpr (std::is_same_v<S, Float16>) return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), bits));
+#endif
+  return WidenBits(d, hn::PromoteTo(du, bits), S{});
+}
+
+// The first n < Lanes(d) elements at p, then `fill`.
+template <class D, class S>
+HWY_INLINE hn::Vec<D> LoadTail(D d, const S* p, size_t n, S fill = S{}) {
+  HWY_ALIGN S buffer[hn::MaxLanes(d)];
+  for (size_t i = n; i < hn::MaxLanes(d); ++i) buffer[i] = fill;
+  std::memcpy(static_cast<void*>(buffer), p, n * sizeof(S));
+  return LoadLanes(d, buffer);
+}
+
+// As S, one rounding away.
+template <class S, class D, hwy::EnableIf<sizeof(S) == 2>* = nullptr>
+HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> NarrowLanes(D d, hn::Vec<D> v) {
+  const hn::Rebind<uint16_t, D> d16;
+#if LOSSD_HAVE_F16C
+  if constexpr (std::is_same_v<S, Float16>) return hn::BitCast(d16, hn::DemoteTo(hn::Rebind<hwy::float16_t, D>(), v));
+#endif
+  return hn::DemoteTo(d16, hn::BitCast(hn::RebindToSigned<D>(), NarrowBits(d, v, S{})));
+}
+
+template <class D>
+HWY_INLINE void StoreLanes(hn::Vec<D> v, D d, hn::TFromD<D>* p) {
+  hn::StoreU(v, d, p);
+}
+template <class D, class S, hwy::EnableIf<sizeof(S) == 2>* = nullptr>
+HWY_INLINE void StoreLanes(hn::Vec<D> v, D d, S* p) {
+  hn::StoreU(NarrowLanes<S>(d, v), hn::Rebind<uint16_t, D>(), reinterpret_cast<uint16_t*>(p));
+}
+
+// Only the first n < Lanes(d).
+template <class D, class S>
+HWY_INLINE void StoreTail(hn::Vec<D> v, D d, S* p, size_t n) {
+  HWY_ALIGN S buffer[hn::MaxLanes(d)];
+  StoreLanes(v, d, buffer);
+  std::memcpy(static_cast<void*>(p), buffer, n * sizeof(S));
+}
+
+// Past the caches. REQUIRES: p is aligned to the bytes of Lanes(d) elements, which are 16 or more.
+template <class D>
+HWY_INLINE void StreamLanes(hn::Vec<D> v, D d, hn::TFromD<D>* p) {
+  hn::Stream(v, d, p);
+}
+template <class D, class S, hwy::EnableIf<sizeof(S) == 2>* = nullptr>
+HWY_INLINE void StreamLanes(hn::Vec<D> v, D d, S* p) {
+  hn::Stream(NarrowLanes<S>(d, v), hn::Rebind<uint16_t, D>(), reinterpret_cast<uint16_t*>(p));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lossd
+HWY_AFTER_NAMESPACE();
+
+#endif  // LOSSD_LOSS_LANES_INL_H_
