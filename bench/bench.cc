@@ -28,7 +28,7 @@ ABSL_FLAG(std::string, filter, "", "only the cases whose name has a match of thi
 ABSL_FLAG(std::string, json, "", "write the results there as JSON");
 ABSL_FLAG(bool, markdown, false, "print the table as Markdown");
 ABSL_FLAG(int, threads, 0, "of everybody; 0: one for each core");
-ABSL_FLAG(double, seconds, 150, "to measure, all cases together; setting up comes on top");
+ABSL_FLAG(double, seconds, 120, "to measure, all cases together; setting up comes on top");
 ABSL_FLAG(bool, python, true, "also run PyTorch in a Python of its own");
 ABSL_FLAG(bool, huge_pages, false, "ask for huge pages for the tensors (not those that peers allocate)");
 

@@ -53,7 +53,7 @@ class Cases {
   void AddBoth(const Problem& problem, unsigned peers, const std::string& suffix = "", int64_t simd_target = 0) {
     for (bool gradient : {false, true}) {
       Case& added = Add(problem, gradient, suffix);
-      added.peers = gradient ? peers & ~kOnednn : peers & ~kKeeping;
+      added.peers = gradient ? peers & ~kOnednn : peers;  // oneDNN: forward only
       added.simd_target = simd_target;
       if (!suffix.empty()) added.versus = NameOf(problem, gradient);
     }

@@ -36,9 +36,10 @@ struct GroupResult {
   std::vector<CaseResult> cases;
 };
 
-inline constexpr const char* kPeerNames[] = {"libtorch", "libtorch, memory kept", "PyTorch", "oneDNN log-softmax"};
+inline constexpr const char* kPeerNames[] = {"libtorch", "libtorch_kept_memory", "pytorch", "onednn_log_softmax"};
 
-// `python` may be null: no such peer. Dies with a message where lossd or a peer computes something else than libtorch.
+// `python` may be null: no such peer. Dies with a message where lossd or a peer computes something else than PyTorch
+// does in float64.
 GroupResult RunGroup(const std::string& name, std::vector<Case> cases, Pool& pool, PythonPeer* python,
                      const Rounds& rounds, const std::function<void(int round)>& progress);
 

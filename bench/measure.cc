@@ -16,10 +16,9 @@ constexpr int kMostCalls = 10000;
 constexpr int kPasses = 2;
 // GCC's OpenMP spins 300,000 times before it sleeps: 7 ms where that was measured.
 constexpr std::chrono::milliseconds kOpenmpSpins(10);
+constexpr std::chrono::milliseconds kPoolSpins(1);
 
-void Settle(const Contender& contender) {
-  if (contender.openmp) std::this_thread::sleep_for(kOpenmpSpins);
-}
+void Settle(const Contender& contender) { std::this_thread::sleep_for(contender.openmp ? kOpenmpSpins : kPoolSpins); }
 
 void Learn(Contender& contender) {
   contender.run(1);

@@ -2,9 +2,9 @@
 // happens to all of them; what counts is the median.
 //
 // A contender's turn is one call that is not timed, then the timed ones: what is in the caches, and which threads are
-// awake, is what its own call leaves there, as if it ran alone in a loop. A call that takes longer than any cache could
-// save (kLongSeconds) is timed at once. After a turn of OpenMP threads, which spin for some milliseconds after their
-// work, there is a pause, so that they do not take the time of the next contender.
+// awake, is what its own call leaves there, as if it ran alone in a loop. Calls that take longer than any cache could
+// save them (kLongSeconds) are timed at once. After a turn there is a pause: threads spin for a while after their work,
+// those of OpenMP for milliseconds, and must not take the time of the next contender.
 #ifndef LOSSD_BENCH_MEASURE_H_
 #define LOSSD_BENCH_MEASURE_H_
 

@@ -18,6 +18,8 @@
 namespace lossd::bench {
 namespace {
 
+constexpr double kLossTolerance = 1e-4;  // relative
+
 at::ScalarType ScalarTypeOf(DataType type) {
   switch (type) {
     case DataType::kFloat64:
@@ -58,7 +60,7 @@ at::Tensor LossOf(const Problem& problem, const at::Tensor& logits) {
   }
   if (std::holds_alternative<NegativeLogLikelihood>(problem.spec.loss)) return at::nll_loss_nd(x, targets);
   if (problem.inputs.target_probabilities) {  // sparse
-    const at::Tensor probabilities = Wrap(problem.inputs.target_probabilities);
+    const at::Tensor probabilities = As(Wrap(problem.inputs.target_probabilities), x.scalar_type());
     return -(at::log_softmax(x, 1).gather(1, targets) * probabilities).sum(1).mean();
   }
   const auto& options = std::get<CrossEntropy>(problem.spec.loss);
@@ -105,14 +107,15 @@ class KeepingAllocator : public at::Allocator {
   mutable std::map<size_t, std::vector<at::DataPtr>> kept_;
 };
 
-double Tolerance(DataType gradient_type) {
+// Of the largest entry.
+double GradientTolerance(DataType gradient_type) {
   switch (gradient_type) {
     case DataType::kBfloat16:
       return 0x1p-8;
     case DataType::kFloat16:
       return 0x1p-10;
     default:
-      return 1e-4;
+      return 1e-5;
   }
 }
 
@@ -139,19 +142,26 @@ TimedCalls LibtorchCalls(const Problem& problem, bool keep_memory) {
   };
 }
 
-std::string CompareWithLibtorch(const Problem& problem, double loss) {
-  const DataType type = problem.inputs.logits.type.data_type;
-  const at::ScalarType exact = type == DataType::kFloat64 ? at::kDouble : at::kFloat;
-  at::Tensor x = Leaf(As(Wrap(problem.inputs.logits), exact), problem.with_gradient());
-  const double want = Evaluate(problem, x);
-  if (!(std::fabs(loss - want) <= 1e-4 * std::fabs(want))) {
-    return absl::StrCat("the loss is ", loss, ", and ", want, " in PyTorch");
+struct Truth {
+  double loss;
+  at::Tensor gradient;  // float32: enough for a tolerance
+};
+
+std::shared_ptr<const Truth> TruthByLibtorch(const Problem& problem) {
+  at::Tensor x = Leaf(As(Wrap(problem.inputs.logits), at::kDouble), problem.with_gradient());
+  const double loss = Evaluate(problem, x);
+  return std::make_shared<Truth>(Truth{loss, As(x.grad(), at::kFloat)});
+}
+
+std::string CompareWithTruth(const Problem& problem, double loss, const Truth& truth) {
+  if (!(std::fabs(loss - truth.loss) <= kLossTolerance * std::fabs(truth.loss))) {
+    return absl::StrCat("the loss is ", loss, ", and ", truth.loss, " in PyTorch");
   }
   if (!problem.with_gradient()) return "";
-  const at::Tensor gradient = As(Wrap(problem.gradient.data, problem.gradient.type), exact);
-  const auto difference = (gradient - x.grad()).abs().max().item<double>();
-  const auto largest = x.grad().abs().max().item<double>();
-  if (!(difference <= Tolerance(type) * largest)) {
+  const at::Tensor gradient = As(Wrap(problem.gradient.data, problem.gradient.type), at::kFloat);
+  const auto difference = (gradient - truth.gradient).abs().max().item<double>();
+  const auto largest = truth.gradient.abs().max().item<double>();
+  if (!(difference <= GradientTolerance(problem.gradient.type.data_type) * largest)) {
     return absl::StrCat("the gradient differs by ", difference, " from PyTorch's, whose largest is ", largest);
   }
   return "";

@@ -2,6 +2,7 @@
 #ifndef LOSSD_BENCH_PEERS_LIBTORCH_PEER_H_
 #define LOSSD_BENCH_PEERS_LIBTORCH_PEER_H_
 
+#include <memory>
 #include <string>
 
 #include "bench/problem.h"
@@ -18,8 +19,12 @@ std::string LibtorchVersion();
 // so that no page is faulted in again: better than what its users get.
 TimedCalls LibtorchCalls(const Problem& problem, bool keep_memory);
 
-// Computes the problem in float32 (float64 for float64) and compares. Empty, or what is wrong.
-std::string CompareWithLibtorch(const Problem& problem, double loss);
+// What PyTorch makes of a problem in float64, on the values that the logits have in their own type.
+struct Truth;
+std::shared_ptr<const Truth> TruthByLibtorch(const Problem& problem);
+
+// Compares lossd's loss and the gradient in problem.gradient. Empty, or what is wrong.
+std::string CompareWithTruth(const Problem& problem, double loss, const Truth& truth);
 
 }  // namespace lossd::bench
 

@@ -11,6 +11,7 @@ Reads commands from standard input, one a line, and answers each but `tensor` wi
 
 import sys
 import time
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +85,7 @@ def forget():
 
 
 def main():
+    warnings.simplefilter("ignore")  # of the mean of KL divergence, which others mean differently
     torch.set_num_threads(int(sys.argv[1]))
     commands = {"ready?": lambda: "yes", "tensor": read_tensor, "problem": add_problem, "run": run,
                 "forget": forget}
