@@ -1,0 +1,60 @@
+#include "bench/measure.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <thread>
+
+#include "bench/pool.h"
+
+namespace lossd::bench {
+namespace {
+
+constexpr double kSampleSeconds = 3e-4;  // the clock and the way to Python are far below
+constexpr double kLongSeconds = 0.03;
+constexpr int kMostCalls = 10000;
+constexpr int kPasses = 2;
+// GCC's OpenMP spins 300,000 times before it sleeps: 7 ms where that was measured.
+constexpr std::chrono::milliseconds kOpenmpSpins(10);
+constexpr std::chrono::milliseconds kPoolSpins(1);
+
+void Settle(const Contender& contender) { std::this_thread::sleep_for(contender.openmp ? kOpenmpSpins : kPoolSpins); }
+
+void Learn(Contender& contender) {
+  contender.run(1);
+  const double seconds = contender.run(1);
+  contender.calls = std::clamp(static_cast<int>(std::ceil(kSampleSeconds / seconds)), 1, kMostCalls);
+  contender.passes = seconds < kLongSeconds ? kPasses : 1;
+  Settle(contender);
+}
+
+void TakeTurn(Contender& contender) {
+  if (contender.passes > 1) contender.run(contender.calls);
+  for (int pass = 0; pass < contender.passes; ++pass) {
+    contender.samples.push_back(contender.run(contender.calls) / contender.calls);
+  }
+  Settle(contender);
+}
+
+}  // namespace
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2 == 1) return *middle;
+  return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+int Measure(std::vector<Contender>& contenders, const Rounds& rounds, const std::function<void(int)>& progress) {
+  for (Contender& contender : contenders) Learn(contender);
+  const double start = Now();
+  int done = 0;
+  while (done < rounds.most && (done < rounds.least || Now() - start < rounds.seconds)) {
+    progress(++done);
+    for (Contender& contender : contenders) TakeTurn(contender);
+  }
+  return done;
+}
+
+}  // namespace lossd::bench

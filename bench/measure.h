@@ -1,0 +1,41 @@
+// Times contenders against each other: in rounds, one after the other, so that whatever the machine does meanwhile
+// happens to all of them; what counts is the median.
+//
+// A contender's turn is one call that is not timed, then the timed ones: what is in the caches, and which threads are
+// awake, is what its own call leaves there, as if it ran alone in a loop. Calls that take longer than any cache could
+// save them (kLongSeconds) are timed at once. After a turn there is a pause: threads spin for a while after their work,
+// those of OpenMP for milliseconds, and must not take the time of the next contender.
+#ifndef LOSSD_BENCH_MEASURE_H_
+#define LOSSD_BENCH_MEASURE_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bench/problem.h"
+
+namespace lossd::bench {
+
+struct Contender {
+  TimedCalls run;
+  bool openmp = false;
+  int calls = 1;                  // in one sample: short ones are timed together
+  int passes = 1;                 // samples in one turn
+  std::vector<double> samples{};  // seconds of one call
+};
+
+double Median(std::vector<double> values);
+
+struct Rounds {
+  int least = 5;
+  int most = 41;
+  double seconds = 8;  // no further round after that
+};
+
+// Learns how long each contender takes, then runs the rounds. `progress` is called before each one. Returns how many
+// there were.
+int Measure(std::vector<Contender>& contenders, const Rounds& rounds, const std::function<void(int round)>& progress);
+
+}  // namespace lossd::bench
+
+#endif  // LOSSD_BENCH_MEASURE_H_
