@@ -116,6 +116,7 @@ int Run() {
     std::fflush(stdout);
   }
   if (markdown) std::printf("\n%s", AsMarkdown(results).c_str());
+  std::printf("%s", Legend().c_str());
   if (const std::string path = absl::GetFlag(FLAGS_json); !path.empty()) {
     std::ofstream(path) << AsJson(results);
     std::fprintf(stderr, "wrote %s\n", path.c_str());
