@@ -154,7 +154,9 @@ std::string AsJson(const std::vector<GroupResult>& groups) {
       entries.push_back(Entry(absl::StrCat("limit/", Name(limit.limit), "_bandwidth/", size),
                               limit.bytes_per_second / kGiga, "GB/s"));
     }
-    for (const CaseResult& result : group.cases) AppendEntries(group, result, entries);
+    for (const CaseResult& result : group.cases) {
+      if (!result.what.reference) AppendEntries(group, result, entries);
+    }
   }
   return absl::StrCat("[\n  ", absl::StrJoin(entries, ",\n  "), "\n]\n");
 }
