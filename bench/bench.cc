@@ -39,7 +39,7 @@ namespace {
 std::vector<Case> Select(std::vector<Case> cases, const std::regex& filter) {
   std::set<std::string> names;
   for (const Case& one : cases) {
-    if (!std::regex_search(one.name, filter)) continue;
+    if (one.reference || !std::regex_search(one.name, filter)) continue;
     names.insert(one.name);
     names.insert(one.versus);
   }
@@ -116,6 +116,7 @@ int Run() {
     std::fflush(stdout);
   }
   if (markdown) std::printf("\n%s", AsMarkdown(results).c_str());
+  std::printf("%s", Legend().c_str());
   if (const std::string path = absl::GetFlag(FLAGS_json); !path.empty()) {
     std::ofstream(path) << AsJson(results);
     std::fprintf(stderr, "wrote %s\n", path.c_str());

@@ -31,6 +31,7 @@ struct Case {
   std::vector<Limit> limits;  // the first one is what this case can reach
   std::string versus;         // the name of another case of the group, or empty
   int64_t simd_target = 0;    // Highway's, or 0: the best there is
+  bool reference = false;     // measured again only because others of the group are held against it
   double elements = 0;        // logits
   double bytes = 0;           // that have to be moved at least
 };

@@ -115,6 +115,7 @@ void CopyPiece(const CopyLoop& loop, const uint32_t* p, uint32_t* to, size_t n) 
   }
 }
 
+// Zeros: what a gradient that is written but not computed is made of, and faster than other values on some machines.
 void WritePiece(uint32_t* to, size_t n) {
   const D d;
   const auto zero = hn::Zero(d);

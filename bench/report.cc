@@ -19,7 +19,9 @@ std::string Time(double seconds) {
   return absl::StrFormat("%.2f us", seconds * 1e6);
 }
 
-std::string Times(double ratio) { return absl::StrFormat(ratio < 10 ? "%.2fx" : "%.1fx", ratio); }
+std::string Times(double ratio) {
+  return ratio < 10 ? absl::StrFormat("%.2fx", ratio) : absl::StrFormat("%.1fx", ratio);
+}
 
 // Null where the group has no such limit.
 const LimitResult* Find(const GroupResult& group, Limit limit) {
@@ -65,7 +67,6 @@ const std::vector<std::string>& Titles() {
                                                             "libtorch", "kept", "PyTorch", "oneDNN",  "versus"};
   return titles;
 }
-// What "versus" is: a case of the same group, named where the row's own name does not say it.
 constexpr size_t kWidths[] = {66, 10, 8, 8, 21, 9, 8, 8, 8, 8};
 
 std::string Line(const std::vector<std::string>& cells) {
@@ -122,6 +123,14 @@ std::string AsText(const GroupResult& group) {
   return text;
 }
 
+std::string Legend() {
+  return "\nof limit: GB/s over the machine's. The rest: lossd is so many times as fast as libtorch; as libtorch with "
+         "an\n"
+         "allocator that keeps memory; as PyTorch in Python; as oneDNN's log-softmax; versus: as the same case "
+         "without\n"
+         "the last part of its name (float16 and bfloat16: as float32), in elements per second.\n";
+}
+
 std::string AsMarkdown(const std::vector<GroupResult>& groups) {
   std::string text = absl::StrCat("| ", absl::StrJoin(Titles(), " | "), " |\n|---|");
   for (size_t i = 1; i < Titles().size(); ++i) absl::StrAppend(&text, "--:|");
@@ -145,7 +154,9 @@ std::string AsJson(const std::vector<GroupResult>& groups) {
       entries.push_back(Entry(absl::StrCat("limit/", Name(limit.limit), "_bandwidth/", size),
                               limit.bytes_per_second / kGiga, "GB/s"));
     }
-    for (const CaseResult& result : group.cases) AppendEntries(group, result, entries);
+    for (const CaseResult& result : group.cases) {
+      if (!result.what.reference) AppendEntries(group, result, entries);
+    }
   }
   return absl::StrCat("[\n  ", absl::StrJoin(entries, ",\n  "), "\n]\n");
 }

@@ -12,6 +12,7 @@
 namespace lossd::bench {
 
 std::string AsText(const GroupResult& group);
+std::string Legend();  // what the columns say
 std::string AsMarkdown(const std::vector<GroupResult>& groups);
 
 // A list of {"name", "value", "unit", "versus", "versus_value", "ratio"}; versus is null where a value stands alone.
