@@ -122,7 +122,7 @@ HWY_INLINE void ReduceColumns(D d, const Columns<S>& columns, const Background<T
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
     const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
-    recent = hn::Add(recent, hn::IfThenZeroElse(is_max, ScaledExp(d, x, origin)));
+    recent = hn::Add(recent, hn::IfThenZeroElse(is_max, ScaledExp(d, hn::Sub(x, origin.offset), origin)));
     const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, p[c]); };
     background.Add(d, hn::Sub(x, reference), BackgroundAt<kKind>(d, b, load));
     if ((c + 1) % kTermsInT != 0 && c + 1 != columns.num_classes) continue;
@@ -141,8 +141,8 @@ HWY_INLINE void ReduceColumns(D d, const Columns<S>& columns, const Background<T
   const double scale = ScaleOf<kKind>(b);
   for (size_t r = 0; r < columns.count; ++r) {
     const double total = kKind == BackgroundKind::kUniform ? static_cast<double>(columns.num_classes) : mass[r];
-    sums[r] = {static_cast<double>(max[r]), others[r] * factor[r], std::max<int64_t>(argmax[r], 0), scale * total,
-               scale * dot[r]};
+    sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(others[r] * factor[r], columns.num_classes),
+               std::max<int64_t>(argmax[r], 0), scale * total, scale * dot[r]};
     if (max[r] != kInfinity) continue;
     sums[r].others = 0;  // the loss will be NaN; what is left to say is whether the row has NaN
     for (int64_t c = 0; c < columns.num_classes; ++c) {
@@ -192,7 +192,7 @@ HWY_INLINE void ScatterColumns(D d, const Columns<S>& columns, const Gradient<T>
   const auto nothing = hn::And(hn::Eq(p, hn::Zero(d)), hn::Eq(s, hn::Zero(d)));
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto load = [&](const T* row) HWY_ATTR { return hn::Set(d, row[c]); };
-    const auto e = ScaledExp(d, columns.Load(d, c), origin);
+    const auto e = ScaledExp(d, hn::Sub(columns.Load(d, c), origin.offset), origin);
     const auto entry = GradientEntry<kKind>(d, p, e, s, gradients[0].background, load);
     G* const out = dx + c * columns.stride;
     if (columns.count == hn::Lanes(d)) {

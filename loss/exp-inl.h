@@ -3,9 +3,13 @@
 //
 // With m = offset + I ln 2 - rest, exp(x - m) = exp(rest) * 2^(n - I) * exp(r), where x - offset = n ln 2 + r and
 // |r| <= ln(2)/2. The offset is 0, or a large m itself: either way x - offset is exact wherever exp(x - m) is not 0.
-// exp(rest) is one factor for the whole row, left to the caller, and I is an integer in the exponent. exp(r) is a
-// minimax polynomial (Remez, relative error 3.1e-9 in float, 7.8e-18 in double). The idea of carrying n and r apart is
-// Dukhan & Ablavatski's (arXiv:2001.04438).
+// exp(rest) is one factor for the whole row, left to the caller, and I is an integer in the exponent. The idea of
+// carrying n and r apart is Dukhan & Ablavatski's (arXiv:2001.04438).
+//
+// Where one instruction looks 2^b numbers up in a register, n counts steps of 2^-b: exp(r) is shorter by several terms
+// for 2^(i/2^b) from a table. Its entries have i already taken off where n's low bits will be added (the layout of
+// Arm's optimized-routines). All polynomials are minimax (Remez): relative error at most 2.6e-8 in float, 7.8e-18 in
+// double.
 
 // Per-target include guard, as Highway's own -inl headers have.
 #if defined(LOSSD_LOSS_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -17,10 +21,15 @@
 
 #include <hwy/highway.h>
 
+#include <cstddef>
+#include <cstdint>
+
 HWY_BEFORE_NAMESPACE();
 namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+
+inline constexpr double kLog2E = 1.4426950408889634;
 
 template <typename T>
 struct ExpConstants;
@@ -33,7 +42,7 @@ struct ExpConstants<float> {
   static constexpr double kUnscale = 0x1p-64;
   static constexpr float kZeroBelow = -131;  // the least n is then -189, and 2^(n + 64) is normal
   // Factors that may follow: scaled back they are normal, and what is 0 above stays below the least float.
-  static constexpr double kLeastFactor = 0x1p-60, kMostFactor = 0x1p40;
+  static constexpr double kLeastFactor = 0x1p-60, kMostFactor = 0x1p38;
   static constexpr float kShift = 12582912.0f;     // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
   static constexpr float kOffsetAbove = 512;       // x >= 512 - 131 is within a factor of 2: x - 512 is exact
   static constexpr float kLn2High = 0.693359375f;  // nine bits: n * kLn2High is exact without fused multiply-add too
@@ -60,15 +69,57 @@ struct ExpConstants<double> {
       0.16666666666666674561,   0.50000000000000102655};
 };
 
+// b: how many bits of n the table answers, 0 without one.
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
 template <typename T>
-inline constexpr T kLog2E = static_cast<T>(1.4426950408889634);
+inline constexpr int kTableBits = sizeof(T) == 4 ? 4 : 3;
+#elif HWY_TARGET == HWY_AVX2
+template <typename T>
+inline constexpr int kTableBits = sizeof(T) == 4 ? 3 : 0;
+#else
+template <typename T>
+inline constexpr int kTableBits = 0;
+#endif
+
+// The bits of 2^(i/2^b), less i at the lowest place of the exponent and b places below.
+template <typename T, int kBits>
+struct PowerTable;
+template <>
+struct PowerTable<float, 3> {
+  alignas(32) static constexpr uint32_t kBits[] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
+                                                   0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+  static constexpr float kCoefficients[] = {0.16666858441087554735f, 0.50006448485043115275f};
+};
+template <>
+struct PowerTable<float, 4> {
+  alignas(64) static constexpr uint32_t kBits[] = {
+      0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+      0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+  static constexpr float kCoefficients[] = {0.16666718470773343325f, 0.50001616064719709743f};
+};
+template <>
+struct PowerTable<double, 3> {
+  alignas(64) static constexpr uint64_t kBits[] = {0x3ff0000000000000, 0x3fef72b83c7d517b, 0x3fef06fe0a31b715,
+                                                   0x3feebfdad5362a27, 0x3feea09e667f3bcd, 0x3feeace5422aa0db,
+                                                   0x3feee89f995ad3ad, 0x3fef5818dcfba487};
+  static constexpr double kCoefficients[] = {0.00019840565767314350488, 0.0013889780672724562498,
+                                             0.0083333333711273046144,  0.041666666570073609639,
+                                             0.16666666666663724255,    0.50000000000002961834};
+};
+
+// Steps of n in one power of 2, and what is added to n so that its low bits become those of a float.
+template <typename T>
+inline constexpr double kSteps = 1 << kTableBits<T>;
+template <typename T>
+inline constexpr T kExponent = static_cast<T>(kSteps<T>*(ExpConstants<T>::kScaleLog2 +
+                                                         (kTableBits<T> > 0 ? 0 : ExpConstants<T>::kBias)));
 
 // Where the exponentials of a row are counted from; what depends on m alone. One row: the same in every lane.
 template <class V>
 struct ExpOrigin {
   V offset;
-  V shift;   // kShift - I + kScaleLog2 + kBias
-  V lowest;  // x - offset below it counts as 0
+  V shift;   // kShift + kExponent, less I
+  V lowest;  // of x - offset
 };
 
 // The origin for m, a finite number.
@@ -78,38 +129,66 @@ HWY_INLINE ExpOrigin<V> OriginOf(D d, V m) {
   const V shift = hn::Set(d, C::kShift);
   const V offset = hn::IfThenElseZero(hn::Gt(hn::Abs(m), hn::Set(d, C::kOffsetAbove)), m);
   const V base = hn::Sub(m, offset);
-  const V integer = hn::Sub(hn::MulAdd(base, hn::Set(d, kLog2E<T>), shift), shift);
-  return {offset, hn::Sub(hn::Set(d, C::kShift + C::kScaleLog2 + C::kBias), integer),
-          hn::Add(base, hn::Set(d, C::kZeroBelow))};
+  const V integer = hn::Sub(hn::MulAdd(base, hn::Set(d, static_cast<T>(kSteps<T> * kLog2E)), shift), shift);
+  return {offset, hn::Sub(hn::Set(d, C::kShift + kExponent<T>), integer), hn::Add(base, hn::Set(d, C::kZeroBelow))};
+}
+
+// c_0 r^n + ... + c_n.
+template <class D, typename T, size_t kSize, class V = hn::Vec<D>>
+HWY_INLINE V Polynomial(D d, const T (&coefficients)[kSize], V r) {
+  V q = hn::Set(d, coefficients[0]);
+  for (size_t i = 1; i < kSize; ++i) q = hn::MulAdd(q, r, hn::Set(d, coefficients[i]));
+  return q;
 }
 
 // exp(r) for |r| <= ln(2)/2.
 template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
 HWY_INLINE V ExpOfRemainder(D d, V r) {
-  using C = ExpConstants<T>;
-  V q = hn::Set(d, C::kCoefficients[0]);
-  for (size_t i = 1; i < sizeof(C::kCoefficients) / sizeof(T); ++i) {
-    q = hn::MulAdd(q, r, hn::Set(d, C::kCoefficients[i]));
-  }
+  const V q = Polynomial(d, ExpConstants<T>::kCoefficients, r), one = hn::Set(d, T{1});
 #if HWY_NATIVE_FMA
-  return hn::MulAdd(hn::MulAdd(q, r, hn::Set(d, T{1})), r, hn::Set(d, T{1}));
+  return hn::MulAdd(hn::MulAdd(q, r, one), r, one);
 #else  // one operation more keeps the roundings of the products away from the 1
-  return hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), hn::Set(d, T{1}));
+  return hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), one);
 #endif
 }
 
-// exp(x - m) * 2^kScaleLog2 / OriginFactor(), and 0 below exp(kZeroBelow). The scale keeps the digits of tiny terms, in
-// a sum or before a factor. Valid for x <= m, x = -inf and NaN (the result is then NaN).
+// exp(r) 2^(n/2^b), where the low bits of `shifted` are n + kExponent.
 template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
-HWY_INLINE V ScaledExp(D d, V x, const ExpOrigin<V>& origin) {
-  using C = ExpConstants<T>;
+HWY_INLINE V ExpOfParts(D d, V r, V shifted) {
+  constexpr int kBits = kTableBits<T>;
   const hn::RebindToSigned<D> di;
-  const V z = hn::Sub(x, origin.offset);
-  const V shifted = hn::MulAdd(z, hn::Set(d, kLog2E<T>), origin.shift);
+  const auto bits = hn::BitCast(di, shifted);
+  const auto exponent = hn::ShiftLeft<ExpConstants<T>::kMantissaBits - kBits>(bits);
+  if constexpr (kBits == 0) {
+    return hn::Mul(ExpOfRemainder(d, r), hn::BitCast(d, exponent));
+  } else {
+    using Table = PowerTable<T, kBits>;
+    const hn::RebindToUnsigned<D> du;
+    const auto table = hn::BitCast(di, hn::Load(du, Table::kBits));
+    const auto power = hn::TableLookupLanes(table, hn::IndicesFromVec(di, bits));  // looks at the low bits alone
+    const V s = hn::BitCast(d, hn::Add(power, exponent));
+    const V q = hn::MulAdd(Polynomial(d, Table::kCoefficients, r), r, hn::Set(d, T{1}));
+    return hn::MulAdd(q, hn::Mul(r, s), s);
+  }
+}
+
+// exp(x - m) * 2^kScaleLog2 / OriginFactor(), of z = x - origin.offset. The scale keeps the digits of tiny terms, in a
+// sum or before a factor. Below exp(kZeroBelow) it stays what it is there: too little to be seen in a sum that has
+// anything else in it, or after a factor of at most kMostFactor. Valid for x <= m, x = -inf and NaN (the result is then
+// NaN).
+template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
+HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
+  using C = ExpConstants<T>;
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128  // whose Max() drops NaN
+  const V x = hn::IfThenElse(hn::Lt(z, origin.lowest), origin.lowest, z);
+#else
+  const V x = hn::Max(origin.lowest, z);
+#endif
+  const V shifted = hn::MulAdd(x, hn::Set(d, static_cast<T>(kSteps<T> * kLog2E)), origin.shift);
   const V n = hn::Sub(shifted, origin.shift);
-  const V r = hn::NegMulAdd(n, hn::Set(d, C::kLn2Low), hn::NegMulAdd(n, hn::Set(d, C::kLn2High), z));
-  const V power = hn::BitCast(d, hn::ShiftLeft<C::kMantissaBits>(hn::BitCast(di, shifted)));  // of 2, n - I + scale
-  return hn::IfThenZeroElse(hn::Lt(z, origin.lowest), hn::Mul(ExpOfRemainder(d, r), power));
+  const V high = hn::Set(d, static_cast<T>(C::kLn2High / kSteps<T>));
+  const V low = hn::Set(d, static_cast<T>(C::kLn2Low / kSteps<T>));
+  return ExpOfParts(d, hn::NegMulAdd(n, low, hn::NegMulAdd(n, high, x)), shifted);
 }
 
 // exp(offset + I ln 2 - m), which ScaledExp() leaves out: between 2^-0.5 and 2^0.5. `base` is m - offset, `shift` the
@@ -118,9 +197,9 @@ template <typename T, class DD, class V = hn::Vec<DD>>
 HWY_INLINE V OriginFactor(DD dd, V base, V shift) {
   using C = ExpConstants<T>;
   using C64 = ExpConstants<double>;
-  const V integer = hn::Sub(hn::Set(dd, double{C::kShift} + C::kScaleLog2 + C::kBias), shift);
-  const V remainder =
-      hn::Sub(hn::NegMulAdd(integer, hn::Set(dd, C64::kLn2High), base), hn::Mul(integer, hn::Set(dd, C64::kLn2Low)));
+  const V integer = hn::Sub(hn::Set(dd, double{C::kShift} + double{kExponent<T>}), shift);
+  const V remainder = hn::Sub(hn::NegMulAdd(integer, hn::Set(dd, C64::kLn2High / kSteps<T>), base),
+                              hn::Mul(integer, hn::Set(dd, C64::kLn2Low / kSteps<T>)));
   return ExpOfRemainder(dd, hn::Neg(remainder));
 }
 

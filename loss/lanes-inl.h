@@ -15,8 +15,8 @@
 
 #include "loss/element.h"
 
-#undef LOSSD_HAVE_F16C
-#define LOSSD_HAVE_F16C (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL)
+#undef LOSSD_AT_LEAST_AVX2
+#define LOSSD_AT_LEAST_AVX2 (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL)
 
 HWY_BEFORE_NAMESPACE();
 namespace lossd {
@@ -88,7 +88,7 @@ HWY_INLINE hn::Vec<D> LoadLanes(D d, const S* p) {
   const hn::Rebind<uint16_t, D> d16;
   const hn::RebindToUnsigned<D> du;
   const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p));
-#if LOSSD_HAVE_F16C
+#if LOSSD_AT_LEAST_AVX2
   if constexpr (std::is_same_v<S, Float16>) return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), bits));
 #endif
   return WidenBits(d, hn::PromoteTo(du, bits), S{});
@@ -97,6 +97,12 @@ HWY_INLINE hn::Vec<D> LoadLanes(D d, const S* p) {
 // The first n < Lanes(d) elements at p, then `fill`.
 template <class D, class S>
 HWY_INLINE hn::Vec<D> LoadTail(D d, const S* p, size_t n, S fill = S{}) {
+#if LOSSD_AT_LEAST_AVX2
+  if constexpr (std::is_same_v<S, hn::TFromD<D>>) {
+    const auto mask = hn::FirstN(d, n);
+    return hn::IfThenElse(mask, hn::MaskedLoad(mask, d, p), hn::Set(d, fill));
+  }
+#endif
   HWY_ALIGN S buffer[hn::MaxLanes(d)];
   for (size_t i = n; i < hn::MaxLanes(d); ++i) buffer[i] = fill;
   std::memcpy(static_cast<void*>(buffer), p, n * sizeof(S));
@@ -107,7 +113,7 @@ HWY_INLINE hn::Vec<D> LoadTail(D d, const S* p, size_t n, S fill = S{}) {
 template <class S, class D, hwy::EnableIf<sizeof(S) == 2>* = nullptr>
 HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> NarrowLanes(D d, hn::Vec<D> v) {
   const hn::Rebind<uint16_t, D> d16;
-#if LOSSD_HAVE_F16C
+#if LOSSD_AT_LEAST_AVX2
   if constexpr (std::is_same_v<S, Float16>) return hn::BitCast(d16, hn::DemoteTo(hn::Rebind<hwy::float16_t, D>(), v));
 #endif
   return hn::DemoteTo(d16, hn::BitCast(hn::RebindToSigned<D>(), NarrowBits(d, v, S{})));
@@ -125,6 +131,9 @@ HWY_INLINE void StoreLanes(hn::Vec<D> v, D d, S* p) {
 // Only the first n < Lanes(d).
 template <class D, class S>
 HWY_INLINE void StoreTail(hn::Vec<D> v, D d, S* p, size_t n) {
+#if LOSSD_AT_LEAST_AVX2
+  if constexpr (std::is_same_v<S, hn::TFromD<D>>) return hn::BlendedStore(v, hn::FirstN(d, n), d, p);
+#endif
   HWY_ALIGN S buffer[hn::MaxLanes(d)];
   StoreLanes(v, d, buffer);
   std::memcpy(static_cast<void*>(p), buffer, n * sizeof(S));

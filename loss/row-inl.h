@@ -30,16 +30,22 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr size_t kBlockBytes = 16384;  // of the type computed in
-inline constexpr size_t kUnroll = 4;          // independent accumulators hide the latency of addition
+inline constexpr size_t kBlockBytes = 8192;  // of the type computed in
+// How far ahead of the second pass over a block memory is fetched: far enough to hide its latency, near enough to stay
+// in the L1 cache beside the block.
+inline constexpr size_t kAheadBytes = 16384;
+inline constexpr size_t kUnroll = 4;  // independent accumulators hide the latency of addition
 inline constexpr size_t kCacheLine = 64;
 
 template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE T LargestLane(D d, hn::Vec<D> v) {
-  // Not MaxOfLanes(): emulated, it starts from the lowest finite number, and -inf is lower.
+#if HWY_TARGET == HWY_EMU128  // its MaxOfLanes() starts from the lowest finite number, and -inf is lower
   HWY_ALIGN T lane[hn::MaxLanes(d)];
   hn::Store(v, d, lane);
   return *std::max_element(lane, lane + hn::Lanes(d));
+#else
+  return hn::GetLane(hn::MaxOfLanes(d, v));
+#endif
 }
 
 // The largest number of a block, NaN left out, and the first place that has it.
@@ -103,13 +109,19 @@ struct RowBlock {
   const T* x;
   size_t size, offset;
   BlockMax<T> max;    // left out of the sum; max.max, the reference of all of them, is finite
-  const char* ahead;  // what to fetch meanwhile: as many elements, of `ahead_size` bytes each
-  size_t ahead_size;
+  const char* ahead;  // what to fetch meanwhile: as many elements, as they are stored
 };
 
 template <class D>
 HWY_INLINE double SumOf(D d, hn::Vec<D> v) {
   return static_cast<double>(hn::GetLane(hn::SumOfLanes(d, v)));
+}
+
+// A sum of `terms` of ScaledExp(), none of which is above exp(kZeroBelow), is 0.
+template <typename T>
+double WithoutDust(double sum, int64_t terms) {
+  constexpr double kDust = sizeof(T) == 4 ? 0x1p-188 : 0;  // what double cannot hold is gone by itself
+  return sum <= kDust * static_cast<double>(terms) ? 0 : sum;
 }
 
 // OriginFactor() of a whole row, the scale of ScaledExp() undone.
@@ -122,13 +134,14 @@ HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
          ExpConstants<T>::kUnscale;
 }
 
-// REQUIRES: block.size <= kBlockBytes / sizeof(T).
-template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
+// The row is stored as S. REQUIRES: |block.max.max| <= kOffsetAbove.
+template <BackgroundKind kKind, typename S, class D, typename T = hn::TFromD<D>>
 HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
   const V max = hn::Set(d, block.max.max);
   const auto origin = OriginOf(d, max);
+  const double factor = FactorOf(d, block.max.max, origin);
   V others[kUnroll];
   BackgroundSums<kKind, D> background[kUnroll];
   for (size_t k = 0; k < kUnroll; ++k) {
@@ -147,8 +160,8 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
   const size_t n = block.size, place = block.max.place;
   size_t i = 0;
   for (; i + step <= n; i += step) {
-    for (size_t byte = 0; byte < step * block.ahead_size; byte += kCacheLine) {
-      hwy::Prefetch(block.ahead + i * block.ahead_size + byte);
+    for (size_t byte = 0; byte < kUnroll * hn::MaxLanes(d) * sizeof(S); byte += kCacheLine) {
+      hwy::Prefetch(block.ahead + i * sizeof(S) + byte);
     }
     V v[kUnroll], e[kUnroll];
     for (size_t k = 0; k < kUnroll; ++k) v[k] = hn::LoadU(d, x + i + k * lanes);
@@ -171,12 +184,11 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
   }
 
   BlockSums sums;
-  for (size_t k = 0; k < kUnroll; ++k) {
-    sums.others += SumOf(d, others[k]);
+  sums.others = factor * SumOf(d, hn::Add(hn::Add(others[0], others[1]), hn::Add(others[2], others[3])));
+  for (size_t k = 0; kKind != BackgroundKind::kNone && k < kUnroll; ++k) {
     sums.background += SumOf(d, background[k].mass);
     sums.background_dot += SumOf(d, background[k].dot);
   }
-  sums.others *= FactorOf(d, block.max.max, origin);
   if constexpr (kKind == BackgroundKind::kUniform) sums.background = static_cast<double>(n);
   sums.background *= ScaleOf<kKind>(b);
   sums.background_dot *= ScaleOf<kKind>(b);
@@ -216,17 +228,24 @@ HWY_INLINE hn::Vec<D> WithLane(D d, hn::Vec<D> v, size_t lane, T value) {
   return hn::IfThenElse(hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted)), hn::Set(d, value), v);
 }
 
-// out_j = map(j), where map(load) makes a vector of what load(pointer) reads of each row; but for the points.
+// How a row is written.
+struct Writing {
+  std::span<const Point> points;  // these entries are their values
+  bool stream = false;
+  const char* ahead = nullptr;  // what to fetch meanwhile, as many bytes as are written
+};
+
+// out_j = map(j), where map(load) makes a vector of what load(pointer) reads of each row.
 template <bool kStream, class D, class Map, typename G>
-HWY_INLINE void MapRowBy(D d, size_t size, const Map& map, std::span<const Point> points, G* out) {
+HWY_INLINE void MapRowBy(D d, size_t size, const Map& map, const Writing& writing, G* out) {
   using T = hn::TFromD<D>;
   const size_t lanes = hn::Lanes(d);
-  const Point* point = points.data();
-  const Point* const end = point + points.size();
+  const Point* point = writing.points.data();
+  const Point* const end = point + writing.points.size();
   constexpr size_t kNowhere = ~size_t{0} / 2;
   size_t next = point == end ? kNowhere : static_cast<size_t>(point->target);
-  const auto with_points = [&](hn::Vec<D> v, size_t i) HWY_ATTR {
-    while (HWY_UNLIKELY(next - i < lanes)) {
+  const auto with_points = [&](hn::Vec<D> v, size_t i, size_t n) HWY_ATTR {
+    while (HWY_UNLIKELY(next - i < n)) {
       v = WithLane(d, v, next - i, static_cast<T>(point->value));
       next = ++point == end ? kNowhere : static_cast<size_t>(point->target);
     }
@@ -234,7 +253,7 @@ HWY_INLINE void MapRowBy(D d, size_t size, const Map& map, std::span<const Point
   };
   const auto part = [&](size_t i, size_t n) HWY_ATTR {  // n < lanes
     const auto load = [&](const auto* row) HWY_ATTR { return LoadTail(d, row + i, n); };
-    StoreTail(with_points(map(load), i), d, out + i, n);
+    StoreTail(with_points(map(load), i, n), d, out + i, n);
   };
 
   size_t i = 0;
@@ -245,7 +264,8 @@ HWY_INLINE void MapRowBy(D d, size_t size, const Map& map, std::span<const Point
     if (i > 0) part(0, i);
   }
   for (; i + lanes <= size; i += lanes) {
-    const auto v = with_points(map([&](const auto* row) HWY_ATTR { return LoadLanes(d, row + i); }), i);
+    if (writing.ahead != nullptr) hwy::Prefetch(writing.ahead + i * sizeof(G));
+    const auto v = with_points(map([&](const auto* row) HWY_ATTR { return LoadLanes(d, row + i); }), i, lanes);
     if constexpr (kStream) {
       StreamLanes(v, d, out + i);
     } else {
@@ -256,11 +276,11 @@ HWY_INLINE void MapRowBy(D d, size_t size, const Map& map, std::span<const Point
 }
 
 template <class D, class Map, typename G>
-HWY_INLINE void MapRow(D d, size_t size, const Map& map, std::span<const Point> points, bool stream, G* out) {
+HWY_INLINE void MapRow(D d, size_t size, const Map& map, const Writing& writing, G* out) {
   if constexpr (hn::MaxLanes(d) * sizeof(G) >= 16) {
-    if (stream) return MapRowBy<true>(d, size, map, points, out);
+    if (writing.stream) return MapRowBy<true>(d, size, map, writing, out);
   }
-  MapRowBy<false>(d, size, map, points, out);
+  MapRowBy<false>(d, size, map, writing, out);
 }
 
 // Whether the vector code holds the coefficient, or needs none: rows of NaN and rows that count nowhere.
@@ -296,38 +316,53 @@ double NanOf(const T* x, size_t n) {
   return std::any_of(x, x + n, [](T v) { return std::isnan(v); }) ? std::numeric_limits<double>::quiet_NaN() : 0;
 }
 
+// y_j = x_j, or x_j - offset.
+template <class D, typename S, typename T = hn::TFromD<D>>
+HWY_INLINE void CopyBlock(D d, const S* x, size_t n, T offset, T* y) {
+  const auto shift = hn::Set(d, offset);
+  MapRow(
+      d, n, [&](const auto& load) HWY_ATTR { return hn::Sub(load(x), shift); }, {}, y);
+}
+
+template <BackgroundKind kKind, typename S, class D, typename T = hn::TFromD<D>>
+HWY_INLINE void ReduceBlock(D d, const S* x, size_t offset, size_t n, const Background<T>& background, RowSums& row) {
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  HWY_ALIGN_MAX T copy[kBlockBytes / sizeof(T)];
+  RowBlock<T> block{copy, n, offset, {}, reinterpret_cast<const char*>(x) + kAheadBytes};
+  if constexpr (std::is_same_v<S, T>) {
+    block.x = x;
+  } else {
+    CopyBlock(d, x, n, T{0}, copy);
+  }
+  block.max = MaxOf(d, block.x, n);
+  if (block.max.max == kInfinity) {  // the loss will be NaN; what is left to say is whether the row has NaN
+    return Fold({NanOf(block.x, n)}, block, row);
+  }
+  RowBlock<T> summed = block;
+  if (block.max.max == -kInfinity) {
+    summed.max = {0, ~size_t{0} / 2};
+  } else if (std::fabs(block.max.max) > ExpConstants<T>::kOffsetAbove) {
+    CopyBlock(d, block.x, n, block.max.max, copy);
+    summed.x = copy;
+    summed.max.max = 0;
+  }
+  Fold(SumBlock<kKind, S>(d, summed, background), block, row);
+}
+
 template <typename S>
 RowSums ReduceRow(const S* x, int64_t num_classes, const Background<ComputeType<S>>& background) {
   using T = ComputeType<S>;
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
   constexpr size_t kBlock = kBlockBytes / sizeof(T);
-  constexpr bool kWidened = !std::is_same_v<S, T>;
-  HWY_ALIGN T widened[kWidened ? kBlock : 1];
   const hn::ScalableTag<T> d;
   const size_t size = static_cast<size_t>(num_classes);
   RowSums row;
   row.max = -std::numeric_limits<double>::infinity();
   WithKind(KindOf(background), [&](auto kind) HWY_ATTR {
     for (size_t first = 0; first < size; first += kBlock) {
-      const size_t n = std::min(kBlock, size - first);
-      RowBlock<T> block{nullptr, n, first, {}, reinterpret_cast<const char*>(x + first + n), sizeof(S)};
-      if constexpr (kWidened) {
-        MapRow(
-            d, n, [&](const auto& load) HWY_ATTR { return load(x + first); }, {}, false, widened);
-        block.x = widened;
-      } else {
-        block.x = x + first;
-      }
-      block.max = MaxOf(d, block.x, n);
-      if (block.max.max == kInfinity) {  // the loss will be NaN; what is left to say is whether the row has NaN
-        Fold({NanOf(block.x, n)}, block, row);
-        continue;
-      }
-      RowBlock<T> summed = block;
-      if (block.max.max == -kInfinity) summed.max = {0, ~size_t{0} / 2};
-      Fold(SumBlock<decltype(kind)::value>(d, summed, background), block, row);
+      ReduceBlock<decltype(kind)::value>(d, x + first, first, std::min(kBlock, size - first), background, row);
     }
   });
+  row.others = WithoutDust<T>(row.others, num_classes);
   return row;
 }
 
@@ -343,12 +378,16 @@ void ScatterRow(const S* x, int64_t num_classes, const Gradient<ComputeType<S>>&
   const auto origin = OriginOf(d, hn::Set(d, max));
   const auto p = hn::Set(d, static_cast<T>(gradient.p_scale * FactorOf(d, max, origin)));
   const Background<T>& b = gradient.background;
+  // While a row is written, the next one is fetched: memory reads and writes at the same time.
+  const Writing writing{gradient.points, gradient.stream, reinterpret_cast<const char*>(x + size) + kBlockBytes};
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     constexpr BackgroundKind kKind = decltype(kind)::value;
     const auto s = hn::Set(d, static_cast<T>(gradient.t_scale * ScaleOf<kKind>(b)));
-    const auto entry = [&](const auto& load)
-                           HWY_ATTR { return GradientEntry<kKind>(d, p, ScaledExp(d, load(x), origin), s, b, load); };
-    MapRow(d, size, entry, gradient.points, gradient.stream, dx);
+    const auto entry = [&](const auto& load) HWY_ATTR {
+      const auto z = hn::Sub(load(x), origin.offset);
+      return GradientEntry<kKind>(d, p, ScaledExp(d, z, origin), s, b, load);
+    };
+    MapRow(d, size, entry, writing, dx);
   });
 }
 
@@ -359,7 +398,7 @@ void LogSoftmaxRow(const S* x, int64_t num_classes, double max, double log_denom
   const auto m = hn::Set(d, static_cast<T>(max));
   const auto log_d = hn::Set(d, static_cast<T>(log_denominator));
   const auto log_p = [&](const auto& load) HWY_ATTR { return hn::Sub(hn::Sub(load(x), m), log_d); };
-  MapRow(d, static_cast<size_t>(num_classes), log_p, {}, false, y);
+  MapRow(d, static_cast<size_t>(num_classes), log_p, {}, y);
 }
 
 // From any storage type to any other.
@@ -367,7 +406,7 @@ template <typename S, typename G>
 void CopyRow(const S* x, int64_t size, G* y) {
   const hn::ScalableTag<ComputeType<S>> d;
   MapRow(
-      d, static_cast<size_t>(size), [&](const auto& load) HWY_ATTR { return load(x); }, {}, false, y);
+      d, static_cast<size_t>(size), [&](const auto& load) HWY_ATTR { return load(x); }, {}, y);
 }
 
 template <typename S>
@@ -379,9 +418,11 @@ double EntropySum(const S* x, int64_t num_classes, double max) {
   constexpr size_t kBlock = 256;  // terms of one sum in T
   const auto m = hn::Set(d, static_cast<T>(max));
   const auto origin = OriginOf(d, m);
+  const auto zero_above = hn::Set(d, -ExpConstants<T>::kZeroBelow);
   const auto term = [&](const auto v) HWY_ATTR {
-    const auto e = ScaledExp(d, v, origin);
-    return hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), hn::Mul(e, hn::Sub(m, v)));
+    const auto cost = hn::Sub(m, v);
+    const auto e = ScaledExp(d, hn::Sub(v, origin.offset), origin);
+    return hn::IfThenZeroElse(hn::Ge(cost, zero_above), hn::Mul(e, cost));
   };
   double total = 0;
   for (size_t first = 0; first < size; first += kBlock) {
