@@ -33,8 +33,10 @@ struct ColumnKernels {
 template <typename S>
 ColumnKernels<S> ColumnKernelsOf();
 
-// ln(1 + x_i), for the denominators of many rows. x_i >= 0, or NaN. y may be x.
+// y_i = ln(1 + x_i) for x_i >= 0, and y_i = exp(x_i) for x_i <= 0; NaN stays NaN. For the decide step of many rows. y
+// may be x.
 void Log1pAll(const double* x, int64_t size, double* y);
+void ExpAll(const double* x, int64_t size, double* y);
 
 }  // namespace lossd
 

@@ -29,11 +29,10 @@ class Softmax {
   double log_denominator() const { return log_denominator_; }
   double LogSumExp() const { return std::isinf(max_) && !has_nan_ ? max_ : max_ + log_denominator(); }
   double LogProbability(double x) const { return (x - max_) - log_denominator(); }
-  double Probability(double x) const { return std::exp(x - max_) / denominator(); }
+  // Of exp(x - max()).
+  double Probability(double exp) const { return exp / denominator(); }
   // 1 - p, exact where p is near 1.
-  double Complement(double x) const {
-    return (x == max_ ? others_ : denominator() - std::exp(x - max_)) / denominator();
-  }
+  double Complement(double exp) const { return (exp == 1 ? others_ : denominator() - exp) / denominator(); }
   bool is_nan() const { return std::isnan(others_); }
 
  private:
@@ -53,7 +52,8 @@ struct Decision {
 //   loss = h (1-p)^gamma (-l) + epsilon (1-p),  -dloss/dl = h (1-p)^gamma (1 + gamma p (-l)/(1-p)) + epsilon p
 // which takes h's place in the gradient. (-l)/(1-p) tends to 1 as p does, so nothing overflows for gamma < 1.
 inline double Modify(const CrossEntropy& options, const Softmax& softmax, double x, Point& point) {
-  const double p = softmax.Probability(x), complement = softmax.Complement(x), l = softmax.LogProbability(x);
+  const double p = softmax.Probability(point.exp), complement = softmax.Complement(point.exp);
+  const double l = softmax.LogProbability(x);
   const double focus = options.focal_gamma == 0 ? 1 : std::pow(complement, options.focal_gamma);
   const double ratio = complement == 0 ? 1 : -l / complement;
   const double slope = p == 0 ? 0 : options.focal_gamma * p * ratio;
@@ -62,6 +62,9 @@ inline double Modify(const CrossEntropy& options, const Softmax& softmax, double
   return loss;
 }
 
+// Whether Decide() reads Point::exp; the gradient always does.
+inline bool IsModified(const CrossEntropy& options) { return options.focal_gamma != 0 || options.poly_epsilon != 0; }
+
 // `points` are the masses h by class, each class once; logit_at(k) is x_k.
 template <typename LogitAt>
 Decision Decide(const CrossEntropy& options, const RowSums& sums, const Softmax& softmax, const LogitAt& logit_at,
@@ -69,7 +72,7 @@ Decision Decide(const CrossEntropy& options, const RowSums& sums, const Softmax&
   Decision decision{kNan, sums.background};
   if (softmax.is_nan()) return decision;
   decision.loss = sums.background * softmax.log_denominator() - sums.background_dot;
-  const bool modified = options.focal_gamma != 0 || options.poly_epsilon != 0;
+  const bool modified = IsModified(options);
   for (Point& point : points) {
     const double logit = logit_at(point.target);
     decision.loss +=

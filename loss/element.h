@@ -127,26 +127,38 @@ inline void StoreFloat(const MutableTensorView& tensor, int64_t index, double va
   }
 }
 
-// REQUIRES: the type is an integer type or bool, index in range.
-inline int64_t IntegerAt(const TensorView& tensor, int64_t index) {
+// Calls function(load), where load(index) is an element as int64: the type is looked at once for many elements.
+// REQUIRES: the type is an integer type or bool.
+template <typename Function>
+auto WithIntegers(const TensorView& tensor, const Function& function) {
+  const auto as = [&]<typename Integer>(Integer) {
+    return function([data = tensor.data](int64_t index) { return int64_t{LoadElement<Integer>(data, index)}; });
+  };
   switch (tensor.type.data_type) {
     case DataType::kInt8:
-      return LoadElement<int8_t>(tensor.data, index);
+      return as(int8_t{});
     case DataType::kInt16:
-      return LoadElement<int16_t>(tensor.data, index);
+      return as(int16_t{});
     case DataType::kInt32:
-      return LoadElement<int32_t>(tensor.data, index);
+      return as(int32_t{});
     case DataType::kUint8:
-      return LoadElement<uint8_t>(tensor.data, index);
+      return as(uint8_t{});
     case DataType::kUint16:
-      return LoadElement<uint16_t>(tensor.data, index);
+      return as(uint16_t{});
     case DataType::kUint32:
-      return LoadElement<uint32_t>(tensor.data, index);
+      return as(uint32_t{});
     case DataType::kBool:
-      return LoadElement<uint8_t>(tensor.data, index) != 0 ? 1 : 0;
+      return function([data = tensor.data](int64_t index) {
+        return LoadElement<uint8_t>(data, index) != 0 ? int64_t{1} : int64_t{0};
+      });
     default:
-      return LoadElement<int64_t>(tensor.data, index);
+      return as(int64_t{});
   }
+}
+
+// REQUIRES: the type is an integer type or bool, index in range.
+inline int64_t IntegerAt(const TensorView& tensor, int64_t index) {
+  return WithIntegers(tensor, [index](const auto& load) { return load(index); });
 }
 
 }  // namespace lossd

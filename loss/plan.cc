@@ -424,19 +424,49 @@ absl::Status CheckTarget(const Plan& plan, int64_t position, int64_t target) {
                  ") and is not ignore_index (", plan.ignore_index, ")");
 }
 
+namespace {
+
+// The common case of WeighElements(): no weights, so that all there is to do is to count. False where there is more to
+// do, or to complain about.
+bool CountElements(const Plan& plan, const Inputs& inputs, Weights& weights) {
+  if (inputs.sample_weights) return false;
+  if (plan.target_kind == TargetKind::kProbabilities) {
+    weights.weight_sum = static_cast<double>(plan.num_elements);
+    return true;
+  }
+  if (inputs.class_weights || plan.target_kind != TargetKind::kClassIndices) return false;
+  const auto num_classes = static_cast<uint64_t>(plan.num_classes);
+  int64_t wrong = 0;
+  WithIntegers(inputs.targets, [&](const auto& load) {
+    for (int64_t element = 0; element < plan.num_elements; ++element) {
+      const int64_t target = load(element);
+      const bool ignored = target == plan.ignore_index;
+      weights.ignored_count += ignored;
+      wrong += !ignored && static_cast<uint64_t>(target) >= num_classes;
+    }
+  });
+  weights.weight_sum = static_cast<double>(plan.num_elements - weights.ignored_count);
+  if (wrong != 0) weights = {};
+  return wrong == 0;
+}
+
+}  // namespace
+
 absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs) {
   const bool rows = !std::holds_alternative<KlDivergence>(plan.spec.loss) &&
                     !std::holds_alternative<BinaryCrossEntropy>(plan.spec.loss);
   Weights weights;
-  for (int64_t element = 0; element < plan.num_elements; ++element) {
+  const bool counted = CountElements(plan, inputs, weights);
+  for (int64_t element = 0; !counted && element < plan.num_elements; ++element) {
     // Every index is checked, those of elements that are left out too.
     bool live = false;
     double weight = SampleWeight(inputs, element);
-    const absl::Status status = ForEachTarget(plan, inputs, element, [&](int64_t position, int64_t target) {
+    absl::Status status;
+    ForEachTarget(plan, inputs, element, [&](int64_t position, int64_t target) {
       live = true;
-      absl::Status check = CheckTarget(plan, position, target);
-      if (check.ok() && plan.target_kind == TargetKind::kClassIndices) weight *= ClassWeight(inputs, target);
-      return check;
+      status = CheckTarget(plan, position, target);
+      if (status.ok() && plan.target_kind == TargetKind::kClassIndices) weight *= ClassWeight(inputs, target);
+      return status.ok();
     });
     if (!status.ok()) return status;
     live = (live || plan.target_kind == TargetKind::kProbabilities) && SampleWeight(inputs, element) != 0;

@@ -37,6 +37,7 @@ struct Background {
 struct Point {
   int64_t target = 0;
   double value = 0;
+  double exp = 0;  // exp(x_target - m), where decide.h asks for it
 };
 
 // What one pass over a row leaves.

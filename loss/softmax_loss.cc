@@ -254,12 +254,34 @@ class SoftmaxLoss {
   // From sums_ to all that is one value an element, and gradients_. logit_at(row, c) is x_c.
   template <typename LogitAt>
   void DecideTile(int64_t first, int64_t count, const LogitAt& logit_at) {
-    for (int64_t row = 0; row < count; ++row) log_denominators_[row] = std::log1p(sums_[row].others);
     for (int64_t row = 0; row < count; ++row) {
+      log_denominators_[row] = sums_[row].others;
       gradients_[row] = {.background = background_};
+      points_[row] = ignored_[row] ? std::span<Point>() : PointsOf(first + row, row);
+    }
+    Log1pAll(log_denominators_.data(), count, log_denominators_.data());
+    if (results_.logits_gradient || IsModified(options_)) FindExps(count, logit_at);
+    for (int64_t row = 0; row < count; ++row) {
       if (ignored_[row]) WriteIgnored(first + row);
       if (ignored_[row] && !reads_every_row_) continue;
       DecideRow(first + row, row, [&](int64_t c) { return logit_at(row, c); });
+    }
+  }
+
+  // Point::exp of all points.
+  template <typename LogitAt>
+  void FindExps(int64_t count, const LogitAt& logit_at) {
+    std::array<double, kTile> exps;
+    const int64_t most = std::max<int64_t>(plan_.sparse_size, 1);
+    for (int64_t k = 0; k < most; ++k) {  // the k-th point of each row
+      const auto has = [&](int64_t row) { return k < static_cast<int64_t>(points_[row].size()); };
+      for (int64_t row = 0; row < count; ++row) {
+        exps[row] = has(row) ? logit_at(row, points_[row][k].target) - sums_[row].max : 0;
+      }
+      ExpAll(exps.data(), count, exps.data());
+      for (int64_t row = 0; row < count; ++row) {
+        if (has(row)) points_[row][k].exp = exps[row];
+      }
     }
   }
 
@@ -267,7 +289,7 @@ class SoftmaxLoss {
   void DecideRow(int64_t element, int64_t row, const LogitAt& logit_at) {
     const RowSums& sums = sums_[row];
     const Softmax softmax(sums, log_denominators_[row]);
-    const std::span<Point> points = ignored_[row] ? std::span<Point>() : PointsOf(element, row);
+    const std::span<Point> points = points_[row];
     if (results_.log_sum_exp) StoreFloat(results_.log_sum_exp, element, softmax.LogSumExp());
     if (results_.predicted_class) WritePredictedClass(element, sums, points);
     if (ignored_[row]) return;
@@ -279,9 +301,7 @@ class SoftmaxLoss {
     if (!results_.logits_gradient && !results_.targets_gradient) return;
     const double g = block_.Upstream(element);
     if (plan_.target_kind == TargetKind::kSparseProbabilities) WriteSparseSlopes(element, softmax, g, logit_at);
-    if (results_.logits_gradient) {
-      DecideGradient(decision, softmax, g, logit_at, points, gradients_[row]);
-    }
+    if (results_.logits_gradient) DecideGradient(decision, softmax, g, points, gradients_[row]);
   }
 
   // The element's points by class, each class once.
@@ -318,8 +338,8 @@ class SoftmaxLoss {
   void VisitTargets(int64_t element, const Visit& visit) const {
     ForEachTarget(plan_, block_.inputs, element, [&visit](int64_t position, int64_t target) {
       visit(position, target);
-      return absl::OkStatus();
-    }).IgnoreError();
+      return true;
+    });
   }
 
   // Everything that depends on the targets, of an element that counts nowhere; its gradient stays 0.
@@ -339,9 +359,8 @@ class SoftmaxLoss {
   }
 
   // A point's entry is -g (h (1 - p) - (p_factor + other points) p + t), precise where p is near 1.
-  template <typename LogitAt>
-  void DecideGradient(const Decision& decision, const Softmax& softmax, double g, const LogitAt& logit_at,
-                      std::span<Point> points, Gradient<T>& gradient) {
+  void DecideGradient(const Decision& decision, const Softmax& softmax, double g, std::span<Point> points,
+                      Gradient<T>& gradient) {
     if (softmax.is_nan() || std::isnan(g)) {
       gradient.p_scale = kNan;
       return;
@@ -349,10 +368,9 @@ class SoftmaxLoss {
     double point_mass = 0;
     for (const Point& point : points) point_mass += point.value;
     for (Point& point : points) {
-      const double logit = logit_at(point.target);
-      const double push = (decision.p_factor + (point_mass - point.value)) * softmax.Probability(logit);
+      const double push = (decision.p_factor + (point_mass - point.value)) * softmax.Probability(point.exp);
       const double t = background_.beta == 0 ? 0 : background_.beta * ClassWeight(block_.inputs, point.target);
-      point.value = g * (push - t - point.value * softmax.Complement(logit));
+      point.value = g * (push - t - point.value * softmax.Complement(point.exp));
     }
     gradient.max = softmax.max();
     gradient.p_scale = g * (decision.p_factor + point_mass) / softmax.denominator();
@@ -398,6 +416,7 @@ class SoftmaxLoss {
   std::array<bool, kTile> ignored_;
   std::array<RowSums, kTile> sums_;
   std::array<double, kTile> log_denominators_;
+  std::array<std::span<Point>, kTile> points_;
   std::array<Gradient<T>, kTile> gradients_;
 };
 

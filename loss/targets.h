@@ -4,7 +4,6 @@
 
 #include <cstdint>
 
-#include "absl/status/status.h"
 #include "loss/element.h"
 #include "loss/loss.h"
 
@@ -19,25 +18,23 @@ inline double ClassWeight(const Inputs& inputs, int64_t target) {
 }
 
 // Calls visit(position in `targets`, class index) for each of the element's indices that is not ignore_index, until it
-// returns an error. Probabilities have none.
+// returns false; returns whether it never did. Probabilities have none.
 template <typename Visit>
-absl::Status ForEachTarget(const Plan& plan, const Inputs& inputs, int64_t element, const Visit& visit) {
-  if (plan.target_kind == TargetKind::kProbabilities) return absl::OkStatus();
+bool ForEachTarget(const Plan& plan, const Inputs& inputs, int64_t element, const Visit& visit) {
+  if (plan.target_kind == TargetKind::kProbabilities) return true;
   const int64_t count = plan.target_kind == TargetKind::kSparseProbabilities ? plan.sparse_size : 1;
   for (int64_t position = element * count; position < (element + 1) * count; ++position) {
     const int64_t target = IntegerAt(inputs.targets, position);
-    if (target == plan.ignore_index) continue;
-    if (absl::Status status = visit(position, target); !status.ok()) return status;
+    if (target != plan.ignore_index && !visit(position, target)) return false;
   }
-  return absl::OkStatus();
+  return true;
 }
 
 // Whether the element counts nowhere: sample weight 0, or every index it has is ignore_index.
 inline bool IsIgnored(const Plan& plan, const Inputs& inputs, int64_t element) {
   if (SampleWeight(inputs, element) == 0) return true;
   if (plan.target_kind == TargetKind::kProbabilities) return false;
-  // The first live index stops the visit.
-  return ForEachTarget(plan, inputs, element, [](int64_t, int64_t) { return absl::CancelledError(); }).ok();
+  return ForEachTarget(plan, inputs, element, [](int64_t, int64_t) { return false; });  // the first live one stops it
 }
 
 }  // namespace lossd
