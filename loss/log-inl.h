@@ -67,30 +67,37 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V LogOfParts(D d, V k, V f, V s, V tiny) {
   using C = LogConstants;
   const V z = hn::Mul(s, s);
-  V p = hn::Set(d, C::kCoefficients[0]);
-  for (size_t i = 1; i < sizeof(C::kCoefficients) / sizeof(double); ++i) {
-    p = hn::MulAdd(p, z, hn::Set(d, C::kCoefficients[i]));
-  }
+  const auto c = [&](size_t i) HWY_ATTR { return hn::Set(d, C::kCoefficients[i]); };
+  const V zz = hn::Mul(z, z);
+  const V even = hn::MulAdd(hn::MulAdd(hn::MulAdd(c(0), zz, c(2)), zz, c(4)), zz, c(6));
+  const V odd = hn::MulAdd(hn::MulAdd(c(1), zz, c(3)), zz, c(5));
+  const V p = hn::MulAdd(odd, z, even);
   const V half_square = hn::Mul(hn::Mul(f, hn::Set(d, 0.5)), f);
   const V low = hn::MulAdd(s, hn::MulAdd(p, z, half_square), hn::MulAdd(k, hn::Set(d, C::kLn2Low), tiny));
   return hn::MulAdd(k, hn::Set(d, C::kLn2High), hn::Sub(f, hn::Sub(half_square, low)));
+}
+
+// ln x. REQUIRES: x positive, finite and normal; for other values the result is finite, and means nothing.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V LogOfNormal(D d, V x) {
+  const Binade<V> b = BinadeOf(d, x);
+  const V f = hn::Sub(b.m, hn::Set(d, 1.0));
+  return LogOfParts(d, b.k, f, AtanhArgument(d, f), hn::Zero(d));
 }
 
 // ln x. -inf at 0, +inf at +inf, NaN below 0 and at NaN; subnormal numbers are as exact as others.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Log(D d, V x) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
-  const auto zero = hn::Zero(d), inf = hn::Set(d, kInf), one = hn::Set(d, 1.0);
+  const V zero = hn::Zero(d), inf = hn::Set(d, kInf), one = hn::Set(d, 1.0);
   const auto subnormal = hn::Lt(x, hn::Set(d, std::numeric_limits<double>::min()));
   const Binade<V> b = BinadeOf(d, hn::IfThenElse(subnormal, hn::Mul(x, hn::Set(d, 0x1p54)), x));
   const V k = hn::Sub(b.k, hn::IfThenElseZero(subnormal, hn::Set(d, 54.0)));
   const V f = hn::Sub(b.m, one);
   const V result = LogOfParts(d, k, f, AtanhArgument(d, f), zero);
-  const auto finite = hn::And(hn::Gt(x, zero), hn::Lt(x, inf));
-  const V limit =
-      hn::IfThenElse(hn::Eq(x, zero), hn::Set(d, -kInf),
-                     hn::IfThenElse(hn::Eq(x, inf), inf, hn::Set(d, std::numeric_limits<double>::quiet_NaN())));
-  return hn::IfThenElse(finite, result, limit);
+  const V nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());
+  const V limit = hn::IfThenElse(hn::Eq(x, zero), hn::Set(d, -kInf), hn::IfThenElse(hn::Eq(x, inf), inf, nan));
+  return hn::IfThenElse(hn::And(hn::Gt(x, zero), hn::Lt(x, inf)), result, limit);
 }
 
 // ln(1 + x) for x >= 0, +inf included; NaN stays NaN. Below sqrt(2) - 1, f is x itself; above, 1 + x is rounded and
@@ -115,6 +122,26 @@ HWY_INLINE V Log1p(D d, V x) {
   const V tiny = hn::IfThenElseZero(matters, hn::Mul(lost, hn::Mul(scale, inverse)));
   const V result = LogOfParts(d, hn::IfThenZeroElse(small, b.k), f, s, tiny);
   return hn::IfThenElse(hn::Lt(x, hn::Set(d, std::numeric_limits<double>::infinity())), result, x);
+}
+
+// What the logistic function of x is made of, from e = exp(-|x|).
+template <class V>
+struct Logistic {
+  V log1p;       // ln(1 + e)
+  V reciprocal;  // 1 / (1 + e), the sigmoid of |x|
+};
+
+// REQUIRES: e in [0, 1]. Log1p() for these, where 1 + e is below 2, and its division shared: 1/(u v) is enough for
+// both.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE Logistic<V> LogisticOf(D d, V e) {
+  const V one = hn::Set(d, 1.0);
+  const auto small = hn::Lt(e, hn::Set(d, 0.41421356237309503));
+  const V f = hn::IfThenElse(small, e, hn::Mul(hn::Sub(e, one), hn::Set(d, 0.5)));
+  const V u = hn::Add(e, one), v = hn::Add(f, hn::Set(d, 2.0));
+  const V both = hn::Div(one, hn::Mul(u, v));
+  const V k = hn::IfThenZeroElse(small, one);
+  return {LogOfParts(d, k, f, hn::Mul(f, hn::Mul(both, u)), hn::Zero(d)), hn::Mul(both, v)};
 }
 
 }  // namespace HWY_NAMESPACE
