@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -100,7 +101,9 @@ TEST(PointwiseTest, LogarithmsAtTheEdges) {
 
 // Around all that a 16-bit or 32-bit float can round: values, the middles between them, and their neighbours.
 std::vector<double> HardToRound() {
-  std::vector<double> values = {0, kInf, kNan, kMax, kLeast, 65504, 65519.99, 65520, 3.4028235677973366e38, 1e-46};
+  const auto all_ones = std::bit_cast<double>(int64_t{-1});  // a NaN that rounding its bits would carry out of
+  std::vector<double> values = {0,    kInf, kNan, all_ones, kMax, kLeast, 65504, 65519.99, 65520, 3.4028235677973366e38,
+                                1e-46};
   std::mt19937_64 random(2);
   for (int exponent = -160; exponent < 130; ++exponent) {
     for (double fraction : {1.0, 1 + 0x1p-8, 1 + 0x1p-11, 1 + 0x1p-24, 1 + 0x3p-8, 1 + 0x3p-11, 2 - 0x1p-9}) {
