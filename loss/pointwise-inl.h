@@ -133,9 +133,7 @@ HWY_INLINE void WidenFrom(const S* from, size_t n, double* out) {
   const size_t lanes = hn::Lanes(d);
   PrefetchAfter(from, n * sizeof(S));
   size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    hn::Store(LoadDoubles(d, from + i), d, out + i);
-  }
+  for (; i + lanes <= n; i += lanes) hn::Store(LoadDoubles(d, from + i), d, out + i);
   if (i < n) hn::Store(LoadDoublesTail(d, from + i, n - i), d, out + i);
 }
 
@@ -247,7 +245,7 @@ struct Census {
   VD trace;    // 0, or NaN if an infinity or a NaN was found
 };
 
-// mass * cost, where nothing of what is impossible costs nothing: 0 * inf = 0. Neither is NaN.
+// mass * cost, where nothing of what is impossible costs nothing: 0 * inf = 0. cost is not NaN, or mass is 0.
 HWY_INLINE VD MassTimesCost(DD d, VD mass, VD cost) {
   return hn::IfThenZeroElse(hn::Eq(mass, hn::Zero(d)), hn::Mul(mass, cost));
 }
