@@ -33,11 +33,6 @@ struct ColumnKernels {
 template <typename S>
 ColumnKernels<S> ColumnKernelsOf();
 
-// y_i = ln(1 + x_i) for x_i >= 0, and y_i = exp(x_i) for x_i <= 0; NaN stays NaN. For the decide step of many rows. y
-// may be x.
-void Log1pAll(const double* x, int64_t size, double* y);
-void ExpAll(const double* x, int64_t size, double* y);
-
 }  // namespace lossd
 
 #endif  // LOSSD_LOSS_COLUMN_H_

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "loss/pointwise.h"
+
 namespace lossd {
 namespace {
 
@@ -13,17 +15,8 @@ void Dispatch(const BinaryCrossEntropy&, Block& block) { EvaluateBinaryCrossEntr
 }  // namespace
 
 int64_t Block::PredictedClass(int64_t element) const {
-  const int64_t start = plan.RowStart(element);
   int64_t predicted = 0;
-  double max = -std::numeric_limits<double>::infinity();
-  for (int64_t c = 0; c < plan.num_classes; ++c) {
-    const double x = FloatAt(inputs.logits, start + c * plan.inner_size);
-    if (std::isnan(x)) return -1;
-    if (x > max) {
-      max = x;
-      predicted = c;
-    }
-  }
+  PredictClasses(inputs.logits, plan.RowStart(element), plan.num_classes, plan.inner_size, 1, &predicted);
   return predicted;
 }
 

@@ -59,7 +59,7 @@ HWY_INLINE VU NarrowBits(DF df, hn::Vec<DF> v, Float16) {
   const auto subnormal = hn::Sub(hn::BitCast(du, hn::Add(magnitude, half)), hn::BitCast(du, half));
   const auto small = hn::RebindMask(du, hn::Lt(magnitude, hn::Set(df, 0x1p-14f)));
   const auto large = hn::RebindMask(du, hn::Ge(magnitude, hn::Set(df, 65520.0f)));
-  const auto nan = hn::RebindMask(du, hn::Ne(v, v));
+  const auto nan = hn::RebindMask(du, hn::IsNaN(v));
   auto result = hn::IfThenElse(small, subnormal, normal);
   result = hn::IfThenElse(large, hn::Set(du, 0x7c00u), result);
   result = hn::IfThenElse(nan, hn::Set(du, 0x7e00u), result);
@@ -73,7 +73,7 @@ HWY_INLINE VU NarrowBits(DF, hn::Vec<DF> v, Bfloat16) {
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
   const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd));
   const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40u));
-  return hn::IfThenElse(hn::RebindMask(du, hn::Ne(v, v)), quiet, rounded);
+  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
 }
 
 // ---- load and store ----

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "loss/element.h"
 #include "loss/loss.h"
+#include "loss/pointwise.h"
 #include "loss/scratch.h"
 #include "loss/targets.h"
 
@@ -418,15 +419,27 @@ absl::StatusOr<Plan> MakePlan(const Spec& spec, const InputTypes& inputs) {
   return plan;
 }
 
+namespace {
+
 absl::Status CheckTarget(const Plan& plan, int64_t position, int64_t target) {
   if (target >= 0 && target < plan.num_classes) return absl::OkStatus();
   return Invalid("targets[", position, "] = ", target, " is outside [0, ", plan.num_classes,
                  ") and is not ignore_index (", plan.ignore_index, ")");
 }
 
-namespace {
+// Entries that count nowhere: those of sample weight 0.
+int64_t CountIgnoredEntries(const Plan& plan, const TensorView& sample_weights) {
+  int64_t count = 0;
+  ChunkBuffer weights;
+  for (int64_t first = 0; sample_weights && first < plan.num_elements; first += kChunkEntries) {
+    const int64_t n = std::min(kChunkEntries, plan.num_elements - first);
+    Widen(sample_weights, first, n, weights);
+    count += std::count(weights.values, weights.values + n, 0.0);
+  }
+  return count;
+}
 
-// The common case of WeighElements(): no weights, so that all there is to do is to count. False where there is more to
+// The common case of WeighRows(): no weights, so that all there is to do is to count. False where there is more to
 // do, or to complain about.
 bool CountElements(const Plan& plan, const Inputs& inputs, Weights& weights) {
   if (inputs.sample_weights) return false;
@@ -450,14 +463,10 @@ bool CountElements(const Plan& plan, const Inputs& inputs, Weights& weights) {
   return wrong == 0;
 }
 
-}  // namespace
-
-absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs) {
-  const bool rows = !std::holds_alternative<KlDivergence>(plan.spec.loss) &&
-                    !std::holds_alternative<BinaryCrossEntropy>(plan.spec.loss);
-  Weights weights;
-  const bool counted = CountElements(plan, inputs, weights);
-  for (int64_t element = 0; !counted && element < plan.num_elements; ++element) {
+// Rows: the sum of their weights, every class index checked.
+absl::Status WeighRows(const Plan& plan, const Inputs& inputs, Weights& weights) {
+  if (CountElements(plan, inputs, weights)) return absl::OkStatus();
+  for (int64_t element = 0; element < plan.num_elements; ++element) {
     // Every index is checked, those of elements that are left out too.
     bool live = false;
     double weight = SampleWeight(inputs, element);
@@ -473,8 +482,21 @@ absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs) {
     if (live) weights.weight_sum += weight;
     if (!live) ++weights.ignored_count;
   }
-  // Losses of entries divide by how many there are, whatever they weigh.
-  if (!rows) weights.weight_sum = static_cast<double>(plan.num_elements);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs) {
+  Weights weights;
+  if (std::holds_alternative<KlDivergence>(plan.spec.loss) ||
+      std::holds_alternative<BinaryCrossEntropy>(plan.spec.loss)) {
+    // Losses of entries divide by how many there are, whatever they weigh.
+    weights.weight_sum = static_cast<double>(plan.num_elements);
+    weights.ignored_count = CountIgnoredEntries(plan, inputs.sample_weights);
+  } else if (absl::Status status = WeighRows(plan, inputs, weights); !status.ok()) {
+    return status;
+  }
   if (plan.spec.reduction == Reduction::kMean) weights.denominator = plan.spec.normalizer.value_or(weights.weight_sum);
   if (plan.spec.reduction == Reduction::kBatchMean) {
     weights.denominator = static_cast<double>(plan.inputs.logits.shape[0]);

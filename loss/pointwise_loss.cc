@@ -1,88 +1,23 @@
 // Losses without a softmax: one logit of a row (negative log-likelihood), or one entry at a time (KL divergence, binary
-// cross-entropy). Scalar, in double: each value is read once, and rounded once.
+// cross-entropy). In double: each value is read once, and rounded once. Chunk by chunk, through buffers on the stack.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "loss/evaluate.h"
+#include "loss/pointwise.h"
+#include "loss/row.h"
 
 namespace lossd {
 namespace {
 
-// Calls visit(first, count) for each run of the logits that rows [begin, end) have, in the tensor's order.
-template <typename Visit>
-void ForEachRun(const Block& block, const Visit& visit) {
-  const int64_t inner = block.plan.inner_size, num_classes = block.plan.num_classes;
-  for (int64_t element = block.begin; element < block.end;) {
-    const int64_t count = std::min(block.end - element, inner - element % inner);
-    const int64_t start = block.plan.RowStart(element);
-    for (int64_t c = 0; c < num_classes; ++c) visit(start + c * inner, count);
-    element += count;
-  }
+// From here on a loss, as the caller sees it, is infinite: halfway to the power of two that float32 does not have.
+double FiniteBelow(const Plan& plan) {
+  return plan.results.loss.data_type == DataType::kFloat32 ? 0x1.ffffffp127 : std::numeric_limits<double>::infinity();
 }
 
-void ZeroGradient(const Block& block) {
-  const MutableTensorView& gradient = block.results.logits_gradient;
-  const int64_t size = SizeOf(gradient.type.data_type);
-  ForEachRun(block, [&](int64_t first, int64_t count) {
-    std::memset(static_cast<char*>(gradient.data) + first * size, 0, static_cast<size_t>(count * size));
-  });
-}
-
-// What one entry contributes: its loss, and its derivatives by logit and target.
-struct Entry {
-  double loss;
-  double logit_slope;
-  double target_slope;
-};
-
-template <typename Function>
-void EvaluateEntries(Block& block, const Function& evaluate) {
-  const Results& results = block.results;
-  for (int64_t i = block.begin; i < block.end; ++i) {
-    if (IsIgnored(block.plan, block.inputs, i)) {
-      block.AddIgnored(i);
-      if (results.logits_gradient) StoreFloat(results.logits_gradient, i, 0);
-      if (results.targets_gradient) StoreFloat(results.targets_gradient, i, 0);
-      continue;
-    }
-    const double x = FloatAt(block.inputs.logits, i), t = FloatAt(block.inputs.targets, i);
-    // A NaN makes its own entry NaN, also where it would be multiplied by 0.
-    const Entry entry = std::isnan(x) || std::isnan(t) ? Entry{kNan, kNan, kNan} : evaluate(i, x, t);
-    const double g = block.Upstream(i);
-    block.AddLoss(i, entry.loss);
-    if (results.targets_gradient) StoreFloat(results.targets_gradient, i, MassTimes(g, entry.target_slope));
-    if (results.logits_gradient) StoreFloat(results.logits_gradient, i, MassTimes(g, entry.logit_slope));
-  }
-}
-
-// t (ln t - x), 0 at t = 0.
-Entry KlOf(double x, double t) {
-  const double log_t = std::log(t);
-  return {t == 0 ? 0 : t * (log_t - x), -t, log_t - x + 1};
-}
-
-// exp(t) (t - x), 0 at t = -inf.
-Entry KlOfLogTarget(double x, double t) {
-  const double p = std::exp(t);
-  return {p == 0 ? 0 : p * (t - x), -p, p == 0 ? 0 : p * (t - x + 1)};
-}
-
-// ln(1 + exp(x)), precise at both ends.
-double Softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
-double Sigmoid(double x) {
-  const double e = std::exp(-std::fabs(x));
-  return (x >= 0 ? 1 : e) / (1 + e);
-}
-
-// w t' softplus(-x) + (1 - t') softplus(x), t' = t (1 - e) + e/2: no term is a difference, so neither end loses
-// precision.
-Entry BinaryCrossEntropyOf(double x, double t, double e, double w) {
-  const double yes = t * (1 - e) + e / 2, no = (1 - t) * (1 - e) + e / 2;
-  const double cost_of_yes = Softplus(-x), cost_of_no = Softplus(x);
-  return {MassTimes(w * yes, cost_of_yes) + MassTimes(no, cost_of_no), no * Sigmoid(x) - w * yes * Sigmoid(-x),
-          MassTimes(1 - e, MassTimes(w, cost_of_yes) - cost_of_no)};
-}
+// ---- losses of entries ----
 
 // Where entry `index` of a tensor of shape `to` finds its value in one of shape `from`, broadcast from the last axis.
 int64_t BroadcastIndex(const Shape& from, const Shape& to, int64_t index) {
@@ -97,53 +32,228 @@ int64_t BroadcastIndex(const Shape& from, const Shape& to, int64_t index) {
   return result;
 }
 
-}  // namespace
+// pos_weight, entry by entry: a tensor broadcast from the last axis.
+class BroadcastWeights {
+ public:
+  BroadcastWeights(const TensorView& weights, const Shape& shape) : weights_(weights), shape_(shape) {
+    const Shape& from = weights.type.shape;
+    const int offset = shape.rank() - from.rank();
+    const auto extent = [&](int axis) { return axis < offset ? 1 : from[axis - offset]; };
+    int64_t size = 1;
+    bool alike = true;  // all axes so far, from the last one, are the weights' own, or none is
+    for (int axis = shape.rank() - 1; axis >= 0; --axis) {
+      if (size == 1) step_ = extent(axis) == 1 ? 0 : 1;
+      alike = alike && extent(axis) == (step_ == 0 ? 1 : shape[axis]);
+      size *= shape[axis];
+      if (alike) run_ = size;
+      if (extent(axis) != 1) period_ = size;
+    }
+  }
 
-void EvaluateNegativeLogLikelihood(Block& block) {
-  const Plan& plan = block.plan;
+  // The weights of entries [first, first + n).
+  void Read(int64_t first, int64_t n, ChunkBuffer& out) const {
+    double* const values = out.values;
+    int64_t done = std::min(n, period_);
+    for (int64_t i = 0; i < done;) {
+      const int64_t count = std::min(done - i, run_ - (first + i) % run_);
+      const int64_t at = BroadcastIndex(weights_.type.shape, shape_, first + i);
+      for (int64_t k = 0; k < count; ++k) values[i + k] = FloatAt(weights_, at + k * step_);
+      i += count;
+    }
+    for (int64_t count = 0; done < n; done += count) {
+      count = std::min(done, n - done);
+      std::copy_n(values, count, values + done);
+    }
+  }
+
+ private:
+  const TensorView& weights_;
+  const Shape& shape_;
+  int64_t period_ = 1;  // after so many entries the weights begin again
+  int64_t run_ = 1;     // of so many entries the weights lie one after the other, or are the same:
+  int64_t step_ = 0;    // 1, or 0
+};
+
+// The buffers of one chunk.
+struct EntryBuffers {
+  ChunkBuffer logits, targets, pos_weights, sample_weights, upstream, losses, logits_gradient, targets_gradient;
+};
+
+// Evaluates all entries of the block by `evaluate`, a kernel of pointwise.h, which gets them chunk by chunk.
+template <class Evaluate>
+void EvaluateEntries(Block& block, const BroadcastWeights* pos_weights, const Evaluate& evaluate) {
+  const Inputs& inputs = block.inputs;
   const Results& results = block.results;
-  const auto for_each_row = [&](const auto& visit) {
-    for (int64_t element = block.begin; element < block.end; ++element) {
-      visit(element, IntegerAt(block.inputs.targets, element), plan.RowStart(element));
-    }
-  };
-  for_each_row([&](int64_t element, int64_t target, int64_t start) {
-    const bool ignored = IsIgnored(plan, block.inputs, element);
-    if (results.predicted_class) {
-      const int64_t predicted = block.PredictedClass(element);
-      StoreElement(results.predicted_class.data, element, predicted);
-      if (!ignored && predicted == target) ++block.summary.correct_count;
-    }
-    const double x = ignored ? 0 : FloatAt(block.inputs.logits, start + target * plan.inner_size);
-    if (results.target_log_probability) StoreFloat(results.target_log_probability, element, x);
-    if (ignored) return block.AddIgnored(element);
-    block.AddLoss(element, CrossTerm(ClassWeight(block.inputs, target), x));
-  });
-  if (!results.logits_gradient) return;
-  ZeroGradient(block);  // it may be the logits themselves, which are not needed any more
-  for_each_row([&](int64_t element, int64_t target, int64_t start) {
-    if (IsIgnored(plan, block.inputs, element)) return;
-    const double slope = -block.Upstream(element) * ClassWeight(block.inputs, target);
-    StoreFloat(results.logits_gradient, start + target * plan.inner_size, slope);
-  });
+  const bool none = block.plan.spec.reduction == Reduction::kNone;
+  const bool per_entry = inputs.upstream_gradient && inputs.upstream_gradient.type.shape.rank() > 0;
+  const bool stream = block.plan.stream_gradient;
+  EntryBuffers buffers;
+  EntryChunk chunk{.logits = &buffers.logits,
+                   .targets = &buffers.targets,
+                   .pos_weights = pos_weights != nullptr ? &buffers.pos_weights : nullptr,
+                   .sample_weights = inputs.sample_weights ? &buffers.sample_weights : nullptr,
+                   .upstream = per_entry ? &buffers.upstream : nullptr,
+                   .unit_scale = block.plan.unit_scale,
+                   .gradient_scale = block.weights.gradient_scale,
+                   .finite_below = FiniteBelow(block.plan),
+                   .losses = none || results.element_loss ? &buffers.losses : nullptr,
+                   .logits_gradient = results.logits_gradient ? &buffers.logits_gradient : nullptr,
+                   .targets_gradient = results.targets_gradient ? &buffers.targets_gradient : nullptr};
+  for (int64_t first = block.begin; first < block.end; first += chunk.n) {
+    const int64_t n = chunk.n = std::min(kChunkEntries, block.end - first);
+    Widen(inputs.logits, first, n, buffers.logits);
+    Widen(inputs.targets, first, n, buffers.targets);
+    if (inputs.sample_weights) Widen(inputs.sample_weights, first, n, buffers.sample_weights);
+    if (per_entry) Widen(inputs.upstream_gradient, first, n, buffers.upstream);
+    if (pos_weights != nullptr) pos_weights->Read(first, n, buffers.pos_weights);
+    const ChunkSums sums = evaluate(chunk);
+    block.summary.loss_sum += sums.loss_sum;
+    block.summary.nonfinite_count += sums.nonfinite_count;
+    if (results.element_loss) Narrow(buffers.losses, n, false, results.element_loss, first);
+    if (none) Narrow(buffers.losses, n, false, results.loss, first);
+    if (results.targets_gradient) Narrow(buffers.targets_gradient, n, stream, results.targets_gradient, first);
+    if (results.logits_gradient) Narrow(buffers.logits_gradient, n, stream, results.logits_gradient, first);
+  }
+  if (stream) FlushStreams();
 }
 
-void EvaluateKlDivergence(Block& block) {
-  if (std::get<KlDivergence>(block.plan.spec.loss).log_target) {
-    EvaluateEntries(block, [](int64_t, double x, double t) { return KlOfLogTarget(x, t); });
-  } else {
-    EvaluateEntries(block, [](int64_t, double x, double t) { return KlOf(x, t); });
+// ---- negative log-likelihood ----
+
+// A few rows [first, first + count): what there is one of for each.
+class LikelihoodRows {
+ public:
+  static constexpr int64_t kGradientBytes = 1 << 16;  // of rows that are still in the cache when their points are set
+  static constexpr int64_t kStreamedRowBytes = 4096;  // of shorter rows the points would bring back most lines
+
+  explicit LikelihoodRows(Block& block) : block_(block), plan_(block.plan), results_(block.results) {
+    const MutableTensorView& gradient = results_.logits_gradient;
+    gradient_size_ = SizeOf(gradient.type.data_type);
+    row_bytes_ = std::max<int64_t>(plan_.num_classes * gradient_size_, 1);
+    stream_ = plan_.stream_gradient && row_bytes_ >= kStreamedRowBytes;
+    const bool by_rows = gradient && plan_.inner_size == 1;
+    step_ = by_rows ? std::clamp<int64_t>(kGradientBytes / row_bytes_, 1, kChunkEntries) : kChunkEntries;
   }
+
+  void Run() {
+    for (first_ = block_.begin; first_ < block_.end; first_ += count_) {
+      count_ = std::min(step_, block_.end - first_);
+      ReadTargets();
+      if (results_.predicted_class) WritePredictedClasses();
+      Evaluate();
+      if (results_.target_log_probability) Narrow(logits_, count_, false, results_.target_log_probability, first_);
+      if (results_.element_loss) Narrow(losses_, count_, false, results_.element_loss, first_);
+      if (plan_.spec.reduction == Reduction::kNone) Narrow(losses_, count_, false, results_.loss, first_);
+      if (results_.logits_gradient) WriteGradient();
+    }
+    if (stream_) FlushStreams();
+  }
+
+ private:
+  static constexpr int64_t kLeftOut = -1;
+
+  void ReadTargets() {
+    const Inputs& inputs = block_.inputs;
+    for (int64_t i = 0; i < count_; ++i) {
+      const int64_t target = IntegerAt(inputs.targets, first_ + i);
+      targets_[i] = target == plan_.ignore_index ? kLeftOut : target;
+    }
+    if (!inputs.sample_weights) return;
+    Widen(inputs.sample_weights, first_, count_, sample_weights_);
+    for (int64_t i = 0; i < count_; ++i) {
+      if (sample_weights_.values[i] == 0) targets_[i] = kLeftOut;
+    }
+  }
+
+  void WritePredictedClasses() {
+    for (int64_t i = 0; i < count_;) {  // up to where `inner_size` rows end
+      const int64_t inner = plan_.inner_size, element = first_ + i;
+      const int64_t count = inner == 1 ? count_ : std::min(count_ - i, inner - element % inner);
+      PredictClasses(block_.inputs.logits, plan_.RowStart(element), plan_.num_classes, inner, count, predicted_ + i);
+      i += count;
+    }
+    for (int64_t i = 0; i < count_; ++i) {
+      StoreElement(results_.predicted_class.data, first_ + i, predicted_[i]);
+      if (targets_[i] != kLeftOut && predicted_[i] == targets_[i]) ++block_.summary.correct_count;
+    }
+  }
+
+  // Where the element's target is in the logits.
+  int64_t PointAt(int64_t i) const { return plan_.RowStart(first_ + i) + targets_[i] * plan_.inner_size; }
+
+  void Evaluate() {
+    const Inputs& inputs = block_.inputs;
+    const double limit = FiniteBelow(plan_);
+    for (int64_t i = 0; i < count_; ++i) {
+      logits_.values[i] = losses_.values[i] = 0;
+      if (targets_[i] == kLeftOut) continue;
+      const double x = FloatAt(inputs.logits, PointAt(i)), w = ClassWeight(inputs, targets_[i]);
+      const double s = inputs.sample_weights ? sample_weights_.values[i] : 1;
+      const double loss = s * plan_.unit_scale * CrossTerm(w, x);
+      block_.summary.loss_sum += loss;
+      block_.summary.nonfinite_count += std::fabs(loss) < limit ? 0 : 1;
+      logits_.values[i] = x;
+      losses_.values[i] = loss;
+    }
+  }
+
+  // It may be the logits themselves, of which those of these rows are not needed any more.
+  void WriteGradient() {
+    ZeroGradient();
+    for (int64_t i = 0; i < count_; ++i) {
+      if (targets_[i] == kLeftOut) continue;
+      const double slope = -block_.Upstream(first_ + i) * ClassWeight(block_.inputs, targets_[i]);
+      StoreFloat(results_.logits_gradient, PointAt(i), slope);
+    }
+  }
+
+  void ZeroGradient() {
+    const int64_t inner = plan_.inner_size, num_classes = plan_.num_classes;
+    for (int64_t element = first_; element < first_ + count_;) {
+      const int64_t start = plan_.RowStart(element), left = first_ + count_ - element;
+      if (element % inner == 0 && left >= inner) {  // all between these rows is theirs
+        const int64_t count = left / inner * inner;
+        Zero(start, count * num_classes);
+        element += count;
+        continue;
+      }
+      const int64_t count = std::min(left, inner - element % inner);
+      for (int64_t c = 0; c < num_classes; ++c) Zero(start + c * inner, count);
+      element += count;
+    }
+  }
+
+  void Zero(int64_t start, int64_t count) {
+    char* const to = static_cast<char*>(results_.logits_gradient.data) + start * gradient_size_;
+    if (stream_) return StreamZeros(to, count * gradient_size_);
+    std::memset(to, 0, static_cast<size_t>(count * gradient_size_));
+  }
+
+  Block& block_;
+  const Plan& plan_;
+  const Results& results_;
+  int64_t gradient_size_, row_bytes_, step_;
+  bool stream_;
+  int64_t first_ = 0, count_ = 0;
+  int64_t targets_[kChunkEntries];
+  int64_t predicted_[kChunkEntries];
+  ChunkBuffer sample_weights_, logits_, losses_;  // logits: those of the targets
+};
+
+}  // namespace
+
+void EvaluateNegativeLogLikelihood(Block& block) { LikelihoodRows(block).Run(); }
+
+void EvaluateKlDivergence(Block& block) {
+  const bool log_target = std::get<KlDivergence>(block.plan.spec.loss).log_target;
+  EvaluateEntries(block, nullptr, log_target ? EvaluateKlOfLogTargets : EvaluateKl);
 }
 
 void EvaluateBinaryCrossEntropy(Block& block) {
   const double smoothing = std::get<BinaryCrossEntropy>(block.plan.spec.loss).label_smoothing;
-  const TensorView& weights = block.inputs.class_weights;
-  const Shape& shape = block.plan.inputs.logits.shape;
-  EvaluateEntries(block, [&](int64_t i, double x, double t) {
-    const double w = weights ? FloatAt(weights, BroadcastIndex(weights.type.shape, shape, i)) : 1;
-    return BinaryCrossEntropyOf(x, t, smoothing, w);
-  });
+  const auto evaluate = [&](const EntryChunk& chunk) { return EvaluateBinaryCrossEntropy(chunk, smoothing); };
+  if (!block.inputs.class_weights) return EvaluateEntries(block, nullptr, evaluate);
+  const BroadcastWeights weights(block.inputs.class_weights, block.inputs.logits.type.shape);
+  EvaluateEntries(block, &weights, evaluate);
 }
 
 }  // namespace lossd

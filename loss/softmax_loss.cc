@@ -8,6 +8,7 @@
 
 #include "loss/column.h"
 #include "loss/decide.h"
+#include "loss/elementary.h"
 #include "loss/evaluate.h"
 #include "loss/row.h"
 #include "loss/scratch.h"

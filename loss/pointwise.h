@@ -1,0 +1,68 @@
+// The vector steps of losses without a softmax, in double: a chunk of the tensors is widened to buffers that stay in
+// the L1 cache, evaluated there, and rounded once on its way out. So one kernel serves every combination of types.
+// Internal to loss/.
+//
+// All functions here: never allocate, never fail, thread-safe. What becomes of an entry depends on the entry and the
+// SIMD target only, not on its place.
+#ifndef LOSSD_LOSS_POINTWISE_H_
+#define LOSSD_LOSS_POINTWISE_H_
+
+#include <cstdint>
+
+#include "loss/types.h"
+
+namespace lossd {
+
+// Entries of one chunk; a multiple of the lanes of every vector.
+inline constexpr int64_t kChunkEntries = 256;
+
+// One value for each entry of a chunk. Kernels read and write whole vectors: past the last entry there may be anything.
+struct alignas(64) ChunkBuffer {
+  double values[kChunkEntries];
+};
+
+// out_i = tensor[first + i], exactly, for i in [0, n), n <= kChunkEntries; and asks the caches for as many entries
+// more. REQUIRES: IsFloat(tensor.type.data_type).
+void Widen(const TensorView& tensor, int64_t first, int64_t n, ChunkBuffer& out);
+
+// tensor[first + i] = in_i, rounded once. `stream`: past the caches; the caller fences (FlushStreams()).
+void Narrow(const ChunkBuffer& in, int64_t n, bool stream, const MutableTensorView& tensor, int64_t first);
+
+// A chunk and what is asked of it. Absent where null: the factors are then 1, and the results are not wanted.
+struct EntryChunk {
+  int64_t n = 0;  // entries, at most kChunkEntries
+  const ChunkBuffer* logits = nullptr;
+  const ChunkBuffer* targets = nullptr;
+  const ChunkBuffer* pos_weights = nullptr;     // binary cross-entropy only
+  const ChunkBuffer* sample_weights = nullptr;  // s; an entry of weight 0 has results of 0, whatever else it holds
+  const ChunkBuffer* upstream = nullptr;        // g is s unit_scale upstream; without it, s gradient_scale
+  double unit_scale = 1;
+  double gradient_scale = 1;
+  double finite_below = 0;  // |loss| from here on counts as not finite
+  ChunkBuffer* losses = nullptr;
+  ChunkBuffer* logits_gradient = nullptr;
+  ChunkBuffer* targets_gradient = nullptr;
+};
+
+struct ChunkSums {
+  double loss_sum = 0;
+  int64_t nonfinite_count = 0;
+};
+
+// docs/numerics.md says what they compute.
+ChunkSums EvaluateKl(const EntryChunk& chunk);
+ChunkSums EvaluateKlOfLogTargets(const EntryChunk& chunk);
+ChunkSums EvaluateBinaryCrossEntropy(const EntryChunk& chunk, double label_smoothing);
+
+// What rows of logits predict: the class of the largest one, the lowest of equals; -1 where the row has NaN. Class c of
+// row r is logits[first + r * num_classes + c], or, where stride is not 1, logits[first + c * stride + r].
+// REQUIRES: count <= kChunkEntries.
+void PredictClasses(const TensorView& logits, int64_t first, int64_t num_classes, int64_t stride, int64_t count,
+                    int64_t* classes);
+
+// Zeros, past the caches; the caller fences.
+void StreamZeros(void* to, int64_t bytes);
+
+}  // namespace lossd
+
+#endif  // LOSSD_LOSS_POINTWISE_H_

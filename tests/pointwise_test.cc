@@ -1,0 +1,283 @@
+// Losses without a softmax: their kernels, and what family_test.cc is too small for, on every SIMD target.
+#include "loss/pointwise.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "loss/element.h"
+#include "loss/elementary.h"
+#include "loss/row.h"
+#include "tests/batch.h"
+
+namespace lossd {
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kMax = std::numeric_limits<double>::max();
+constexpr double kLeast = std::numeric_limits<double>::denorm_min();
+
+using Kernel = void (*)(const double*, int64_t, double*);
+using Truth = long double (*)(long double);
+
+// |y - truth| in units of the last place of the truth.
+double UlpError(double y, long double truth) {
+  const int exponent = std::max(std::ilogb(static_cast<double>(truth)), -1022);
+  return static_cast<double>(std::fabs(y - truth) / std::ldexp(1.0L, exponent - 52));
+}
+
+// The bound of log-inl.h, 1 unit, for all of `x`, on every SIMD target.
+void ExpectWithinOneUlp(Kernel kernel, Truth truth, const std::vector<double>& x) {
+  testing::ForEachSimdTarget([&](const char* target) {
+    std::vector<double> y(x.size());
+    kernel(x.data(), static_cast<int64_t>(x.size()), y.data());
+    double worst = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const long double want = truth(x[i]);
+      if (want == 0) {
+        ASSERT_EQ(y[i], 0) << target << ' ' << x[i];
+        continue;
+      }
+      const double error = UlpError(y[i], want);
+      worst = std::max(worst, error);
+      ASSERT_LE(error, 1.0) << target << ' ' << x[i];
+    }
+    ::testing::Test::RecordProperty(target, std::to_string(worst));
+  });
+}
+
+// `low` times powers of two and numbers between, up to `high`.
+std::vector<double> Numbers(double low, double high, int count) {
+  std::mt19937_64 random(1);
+  std::uniform_real_distribution<double> exponent(std::log2(low), std::log2(high));
+  std::vector<double> x;
+  for (double power = low; power < high; power *= 2) x.insert(x.end(), {power, std::nextafter(power, 0), power * 1.5});
+  for (int i = 0; i < count; ++i) x.push_back(std::exp2(exponent(random)));
+  return x;
+}
+
+TEST(PointwiseTest, LogIsWithinOneUlp) {
+  const Truth truth = [](long double x) { return std::log(x); };
+  ExpectWithinOneUlp(LogAll, truth, Numbers(kLeast * 2, kMax / 2, 200000));
+  ExpectWithinOneUlp(LogAll, truth, Numbers(0.5, 2, 500000));
+  std::vector<double> near_one;
+  for (double gap = 0x1p-52; gap < 0.5; gap *= 1.0003) near_one.insert(near_one.end(), {1 + gap, 1 - gap});
+  ExpectWithinOneUlp(LogAll, truth, near_one);
+}
+
+TEST(PointwiseTest, Log1pIsWithinOneUlp) {
+  const Truth truth = [](long double x) { return std::log1p(x); };
+  ExpectWithinOneUlp(Log1pAll, truth, Numbers(kLeast * 2, kMax / 2, 200000));
+  ExpectWithinOneUlp(Log1pAll, truth, Numbers(1e-3, 100, 1000000));
+}
+
+TEST(PointwiseTest, LogarithmsAtTheEdges) {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::vector<double> x = {0, -0.0, kInf, 1, -1, -kInf, kNan, -kLeast, -kNan};
+    LogAll(x.data(), 9, x.data());
+    EXPECT_EQ(x[0], -kInf) << target;
+    EXPECT_EQ(x[1], -kInf) << target;
+    EXPECT_EQ(x[2], kInf) << target;
+    EXPECT_EQ(x[3], 0) << target;
+    for (size_t i = 4; i < 9; ++i) EXPECT_TRUE(std::isnan(x[i])) << target << ' ' << i;
+
+    x = {0, kInf, kNan, kMax, kLeast};
+    Log1pAll(x.data(), 5, x.data());
+    EXPECT_EQ(x[0], 0) << target;
+    EXPECT_EQ(x[1], kInf) << target;
+    EXPECT_TRUE(std::isnan(x[2])) << target;
+    EXPECT_EQ(x[3], std::log(kMax)) << target;
+    EXPECT_EQ(x[4], kLeast) << target;
+  });
+}
+
+// ---- narrowing ----
+
+// Around all that a 16-bit or 32-bit float can round: values, the middles between them, and their neighbours.
+std::vector<double> HardToRound() {
+  const auto all_ones = std::bit_cast<double>(int64_t{-1});  // a NaN that rounding its bits would carry out of
+  std::vector<double> values = {0,    kInf, kNan, all_ones, kMax, kLeast, 65504, 65519.99, 65520, 3.4028235677973366e38,
+                                1e-46};
+  std::mt19937_64 random(2);
+  for (int exponent = -160; exponent < 130; ++exponent) {
+    for (double fraction : {1.0, 1 + 0x1p-8, 1 + 0x1p-11, 1 + 0x1p-24, 1 + 0x3p-8, 1 + 0x3p-11, 2 - 0x1p-9}) {
+      const double value = std::ldexp(fraction, exponent);
+      values.insert(values.end(), {value, std::nextafter(value, 0), std::nextafter(value, kInf)});
+    }
+    values.push_back(std::ldexp(1 + static_cast<double>(random() >> 11) * 0x1p-53, exponent));
+  }
+  const size_t size = values.size();
+  for (size_t i = 0; i < size; ++i) values.push_back(-values[i]);
+  return values;
+}
+
+TEST(PointwiseTest, NarrowRoundsOnce) {
+  const std::vector<double> values = HardToRound();
+  const auto size = static_cast<int64_t>(values.size());
+  testing::ForEachSimdTarget([&](const char* target) {
+    for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
+      for (bool stream : {false, true}) {
+        testing::OwnedTensor got({type, {size}}, static_cast<int>(SizeOf(type))), want({type, {size}});
+        for (int64_t first = 0, n = 1; first < size; first += n, n = std::min(n * 2 + 1, kChunkEntries)) {
+          n = std::min(n, size - first);
+          ChunkBuffer chunk;
+          std::copy_n(values.begin() + first, n, chunk.values);
+          Narrow(chunk, n, stream, got.mutable_view(), first);
+        }
+        FlushStreams();
+        for (int64_t i = 0; i < size; ++i) {
+          const double value = values[static_cast<size_t>(i)];
+          want.set(i, value);
+          if (type == DataType::kFloat16) StoreElement(want.data(), i, ToFloat16(value));
+          if (type == DataType::kBfloat16) StoreElement(want.data(), i, ToBfloat16(value));
+          const bool same = got.at(i) == want.at(i) || (std::isnan(got.at(i)) && std::isnan(want.at(i)));
+          ASSERT_TRUE(same) << target << ' ' << Name(type) << ' ' << value << ": " << got.at(i) << ", " << want.at(i);
+        }
+      }
+    }
+  });
+}
+
+// ---- losses of entries ----
+
+const Loss kEntryLosses[] = {KlDivergence{false}, KlDivergence{true}, BinaryCrossEntropy{0}, BinaryCrossEntropy{0.25},
+                             BinaryCrossEntropy{1}};
+
+testing::Batch EntryBatch(const Loss& loss, DataType type, const Shape& shape) {
+  std::mt19937_64 random(3);
+  testing::Batch batch;
+  batch.spec.loss = loss;
+  batch.spec.reduction = Reduction::kNone;
+  batch.spec.outputs = {Output::kLogitsGradient, Output::kTargetsGradient};
+  batch.logits = testing::RandomFloats({type, shape}, random, 0, 5);
+  batch.targets = testing::RandomFloats({type, shape}, random, 0.5, 0.5, true);
+  return batch;
+}
+
+// exp(t) is a normal double: where it is not, the reference knows more of it.
+TEST(PointwiseTest, EveryPairOfHardNumbers) {
+  const std::vector<double> targets = {0, -0.0, 1e-310, -1e-310, 1e-38, 1, -1, 0.5, 20, -20, 690, -690, -700, kNan};
+  std::vector<double> logits = targets;
+  logits.insert(logits.end(), {700, 705, -740, 745, -705, 1000, 1e30, 1e300, -1e300, kInf, -kInf});
+  const auto rows = static_cast<int64_t>(targets.size()), columns = static_cast<int64_t>(logits.size());
+  for (const Loss& loss : kEntryLosses) {
+    for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16}) {
+      testing::Batch batch = EntryBatch(loss, type, {rows, columns});
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        batch.logits.set(i, logits[static_cast<size_t>(i % columns)]);
+        batch.targets.set(i, targets[static_cast<size_t>(i / columns)]);
+      }
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(loss) << ' ' << Name(type);
+      batch.upstream_gradient = testing::OwnedTensor({DataType::kFloat32, {rows, columns}});  // zeros
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(loss) << ' ' << Name(type);
+    }
+  }
+}
+
+// An entry has the same bits wherever it is, and whatever its neighbours need.
+TEST(PointwiseTest, EntriesHaveTheSameBitsBesideAnyOthers) {
+  constexpr int64_t kSize = 3 * kChunkEntries + 13;
+  for (const Loss& loss : kEntryLosses) {
+    for (DataType type : {DataType::kFloat64, DataType::kFloat16}) {
+      const testing::Batch batch = EntryBatch(loss, type, {kSize});
+      testing::Batch moved = EntryBatch(loss, type, {kSize});
+      for (int64_t i = 0; i < kSize; ++i) {
+        moved.logits.set(i, batch.logits.at((i + 5) % kSize));
+        moved.targets.set(i, batch.targets.at((i + 5) % kSize));
+      }
+      for (int64_t i = 3; i < kSize; i += 100) moved.logits.set(i, i % 200 == 3 ? kInf : kNan);
+      testing::ForEachSimdTarget([&](const char* target) {
+        const testing::Outcome a = testing::Evaluate(batch).value(), b = testing::Evaluate(moved).value();
+        for (int64_t i = 0; i < kSize; ++i) {
+          if (i % 100 == 3) continue;
+          const int64_t from = (i + 5) % kSize;
+          ASSERT_EQ(b.results.loss.at(i), a.results.loss.at(from)) << target << ' ' << i;
+          ASSERT_EQ(b.results.logits_gradient.at(i), a.results.logits_gradient.at(from)) << target << ' ' << i;
+          ASSERT_EQ(b.results.targets_gradient.at(i), a.results.targets_gradient.at(from)) << target << ' ' << i;
+        }
+      });
+    }
+  }
+}
+
+// Chunks that begin anywhere in the weights, which have a value for each entry of an axis, of two, or of some.
+TEST(PointwiseTest, PosWeightsOfEveryShape) {
+  const Shape shapes[] = {{},           {1},           {5},          {70, 5},      {70, 1},      {1, 5},
+                          {3, 70, 5},   {3, 1, 5},     {3, 70, 1},   {3, 1, 1},    {1, 70, 1},   {2, 3, 70, 5},
+                          {2, 1, 1, 1}, {2, 1, 70, 1}, {2, 3, 1, 5}, {1, 3, 1, 1}, {2, 1, 1, 5}, {1, 1, 1, 1}};
+  for (const Shape& shape : shapes) {
+    std::mt19937_64 random(4);
+    testing::Batch batch = EntryBatch(BinaryCrossEntropy{0.1}, DataType::kFloat32, {2, 3, 70, 5});
+    batch.class_weights = testing::RandomFloats({DataType::kFloat16, shape}, random, 1, 0.5, true);
+    EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << ToString(shape);
+  }
+}
+
+// ---- negative log-likelihood ----
+
+TEST(PointwiseTest, LikelihoodOfManyRows) {
+  struct Layout {
+    Shape outer;
+    int64_t num_classes;
+    Shape inner;
+  };
+  const Layout layouts[] = {{{700}, 3, {}}, {{2}, 5, {300}}, {{90}, 4, {7}}, {{}, 2, {600}}, {{3}, 40000, {}}};
+  for (const Layout& layout : layouts) {
+    for (DataType type : {DataType::kFloat32, DataType::kFloat16, DataType::kFloat64}) {
+      std::mt19937_64 random(5);
+      testing::Batch batch = testing::RandomBatch({.type = type,
+                                                   .outer = layout.outer,
+                                                   .num_classes = layout.num_classes,
+                                                   .inner = layout.inner,
+                                                   .class_weights = true,
+                                                   .sample_weights = true,
+                                                   .ignore_some = true},
+                                                  random);
+      const CrossEntropy indices = std::get<CrossEntropy>(batch.spec.loss);
+      batch.spec.loss = NegativeLogLikelihood{indices.ignore_index, indices.class_axis};
+      batch.spec.outputs = {Output::kLogitsGradient, Output::kPredictedClass, Output::kTargetLogProbability};
+      for (int64_t i = 11; i < batch.logits.size(); i += 997) batch.logits.set(i, i % 2 == 0 ? kNan : kInf);
+      for (int64_t i = 0; i < layout.num_classes && layout.inner.rank() == 0; ++i) batch.logits.set(i, -kInf);
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << layout.num_classes << ' ' << Name(type);
+    }
+  }
+}
+
+// What is larger than the caches goes past them.
+TEST(PointwiseTest, StreamedGradientsAreTheSame) {
+  for (const Loss& loss : {Loss(NegativeLogLikelihood{}), Loss(KlDivergence{false})}) {
+    std::mt19937_64 random(6);
+    const bool rows = std::holds_alternative<NegativeLogLikelihood>(loss);
+    testing::Batch batch = EntryBatch(loss, DataType::kFloat32, {3, 5000});
+    batch.spec.outputs = {Output::kLogitsGradient};
+    if (rows) batch.targets = testing::OwnedTensor::Indices({3}, {0, 4999, -100});
+    const testing::Outcome plain = testing::Evaluate(batch).value();
+    testing::ForEachSimdTarget([&](const char* target) {
+      for (int misalignment : {0, 4, 20}) {
+        Plan plan = plain.plan;
+        plan.stream_gradient = true;
+        testing::OwnedTensor gradient(plan.results.logits_gradient, misalignment), losses(plan.results.loss);
+        testing::OwnedTensor want(plan.results.logits_gradient), scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
+        for (bool stream : {false, true}) {
+          plan.stream_gradient = stream;
+          testing::OwnedTensor& out = stream ? gradient : want;
+          const Results results{.loss = losses.mutable_view(), .logits_gradient = out.mutable_view()};
+          for (int64_t b = 0; b < plan.num_blocks; ++b) {
+            EvaluateBlock(plan, batch.inputs(), plain.weights, b, results, scratch.data());
+          }
+        }
+        for (int64_t i = 0; i < want.size(); ++i) ASSERT_EQ(gradient.at(i), want.at(i)) << target << ' ' << i;
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace lossd
