@@ -7,7 +7,6 @@
 #define LOSSD_LOSS_COLUMN_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include "loss/column.h"
 #include "loss/exp-inl.h"
 #include "loss/lanes-inl.h"
+#include "loss/log-inl.h"
 #include "loss/row-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -27,18 +27,24 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 inline constexpr int64_t kTermsInT = 32;
 
-// Rows [first, first + count) of logits as in column.h, no more of them than a vector has lanes.
-template <typename S>
+// Some rows of column.h, no more of them than a vector has lanes.
+template <typename T>
 struct Columns {
-  const S* x;
+  const T* x;
   int64_t stride;
   int64_t num_classes;
   size_t count;
 
   template <class D>
   HWY_INLINE hn::Vec<D> Load(D d, int64_t c) const {
-    const S* p = x + c * stride;
+    const T* p = x + c * stride;
     return count == hn::Lanes(d) ? LoadLanes(d, p) : LoadTail(d, p, count);
+  }
+  // To class c of columns that lie as these.
+  template <class D>
+  HWY_INLINE void Store(D d, hn::Vec<D> v, int64_t c, T* to) const {
+    T* p = to + c * stride;
+    return count == hn::Lanes(d) ? StoreLanes(v, d, p) : StoreTail(v, d, p, count);
   }
 };
 
@@ -89,14 +95,12 @@ struct LaneMax {
   hn::Vec<hn::RebindToSigned<D>> argmax;
 };
 
-template <class D, typename S>
-HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<S>& columns) {
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
-  const size_t ahead = 8 * hn::Lanes(d);
   LaneMax<D> result{hn::Set(d, -std::numeric_limits<hn::TFromD<D>>::infinity()), hn::Set(di, TI{-1})};
   for (int64_t c = 0; c < columns.num_classes; ++c) {
-    hwy::Prefetch(columns.x + c * columns.stride + ahead);
     const auto x = columns.Load(d, c);
     const auto raised = hn::Gt(x, result.max);  // never for NaN
     result.max = hn::IfThenElse(raised, x, result.max);
@@ -105,8 +109,17 @@ HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<S>& columns) {
   return result;
 }
 
-template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
-HWY_INLINE void ReduceColumns(D d, const Columns<S>& columns, const Background<T>& b, RowSums* sums) {
+// As PREDICTED_CLASS.
+template <class D>
+HWY_INLINE void WritePredicted(D, const LaneMax<D>& top, const double* others, size_t count, int64_t* predicted) {
+  const hn::RebindToSigned<D> di;
+  HWY_ALIGN_MAX hn::TFromD<decltype(di)> argmax[hn::MaxLanes(D())];
+  hn::Store(top.argmax, di, argmax);
+  for (size_t r = 0; r < count; ++r) predicted[r] = std::isnan(others[r]) ? -1 : std::max<int64_t>(argmax[r], 0);
+}
+
+template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
+HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T>& b, RowSums* sums) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   constexpr size_t kMaxLanes = hn::MaxLanes(D());
   const hn::RebindToSigned<D> di;
@@ -146,7 +159,7 @@ HWY_INLINE void ReduceColumns(D d, const Columns<S>& columns, const Background<T
     if (max[r] != kInfinity) continue;
     sums[r].others = 0;  // the loss will be NaN; what is left to say is whether the row has NaN
     for (int64_t c = 0; c < columns.num_classes; ++c) {
-      if (std::isnan(ToDouble(LoadElement<S>(columns.x, c * columns.stride + static_cast<int64_t>(r))))) {
+      if (std::isnan(columns.x[c * columns.stride + static_cast<int64_t>(r)])) {
         sums[r].others = std::numeric_limits<double>::quiet_NaN();
       }
     }
@@ -161,20 +174,20 @@ HWY_INLINE void ForEachVector(D d, int64_t count, const Visit& visit) {
     visit(first, static_cast<size_t>(std::min(lanes, count - first)));
 }
 
-template <typename S>
-void ReduceAllColumns(const S* x, int64_t stride, int64_t num_classes, int64_t count,
-                      const Background<ComputeType<S>>& background, RowSums* sums) {
-  const hn::ScalableTag<ComputeType<S>> d;
+template <typename T>
+void ReduceAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Background<T>& background,
+                      RowSums* sums) {
+  const hn::ScalableTag<T> d;
   WithKind(KindOf(background), [&](auto kind) HWY_ATTR {
     ForEachVector(d, count, [&](int64_t first, size_t n) HWY_ATTR {
-      ReduceColumns<decltype(kind)::value>(d, Columns<S>{x + first, stride, num_classes, n}, background, sums + first);
+      ReduceColumns<decltype(kind)::value>(d, Columns<T>{x + first, stride, num_classes, n}, background, sums + first);
     });
   });
 }
 
 // The gradients of one vector of rows.
-template <BackgroundKind kKind, class D, typename S, typename G, typename T = hn::TFromD<D>>
-HWY_INLINE void ScatterColumns(D d, const Columns<S>& columns, const Gradient<T>* gradients, G* dx) {
+template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
+HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, const Gradient<T>* gradients, T* dx) {
   constexpr size_t kMaxLanes = hn::MaxLanes(D());
   HWY_ALIGN_MAX T max[kMaxLanes] = {}, p_scale[kMaxLanes] = {}, t_scale[kMaxLanes] = {};
   HWY_ALIGN_MAX double factor[kMaxLanes];
@@ -194,30 +207,25 @@ HWY_INLINE void ScatterColumns(D d, const Columns<S>& columns, const Gradient<T>
     const auto load = [&](const T* row) HWY_ATTR { return hn::Set(d, row[c]); };
     const auto e = ScaledExp(d, hn::Sub(columns.Load(d, c), origin.offset), origin);
     const auto entry = GradientEntry<kKind>(d, p, e, s, gradients[0].background, load);
-    G* const out = dx + c * columns.stride;
-    if (columns.count == hn::Lanes(d)) {
-      StoreLanes(hn::IfThenZeroElse(nothing, entry), d, out);
-    } else {
-      StoreTail(hn::IfThenZeroElse(nothing, entry), d, out, columns.count);
-    }
+    columns.Store(d, hn::IfThenZeroElse(nothing, entry), c, dx);
   }
 }
 
-template <typename S, typename G>
-void ScatterAllColumns(const S* x, int64_t stride, int64_t num_classes, int64_t count,
-                       const Gradient<ComputeType<S>>* gradients, G* dx) {
-  const hn::ScalableTag<ComputeType<S>> d;
+template <typename T>
+void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Gradient<T>* gradients,
+                       T* dx) {
+  const hn::ScalableTag<T> d;
   WithKind(KindOf(gradients[0].background), [&](auto kind) HWY_ATTR {
     constexpr BackgroundKind kKind = decltype(kind)::value;
     ForEachVector(d, count, [&](int64_t first, size_t n) HWY_ATTR {
       const auto* const g = gradients + first;
       if (HWY_LIKELY(std::all_of(g, g + n, [](const auto& row) { return FitsIn(row); }))) {
-        return ScatterColumns<kKind>(d, Columns<S>{x + first, stride, num_classes, n}, g, dx + first);
+        return ScatterColumns<kKind>(d, Columns<T>{x + first, stride, num_classes, n}, g, dx + first);
       }
       for (size_t r = 0; r < n; ++r) {  // x may be dx, and no row may depend on its neighbours: one at a time
         const int64_t row = first + static_cast<int64_t>(r);
         if (FitsIn(gradients[row])) {
-          ScatterColumns<kKind>(d, Columns<S>{x + row, stride, num_classes, 1}, gradients + row, dx + row);
+          ScatterColumns<kKind>(d, Columns<T>{x + row, stride, num_classes, 1}, gradients + row, dx + row);
         } else {
           ScatterInDouble(x + row, stride, num_classes, gradients[row], dx + row);
         }
@@ -226,9 +234,123 @@ void ScatterAllColumns(const S* x, int64_t stride, int64_t num_classes, int64_t 
   });
 }
 
-template <typename S>
-ColumnKernels<S> MakeColumnKernels() {
-  return {ReduceAllColumns<S>, ScatterAllColumns<S, S>, ScatterAllColumns<S, ComputeType<S>>};
+// ---- plain cross-entropy ----
+
+// What one vector of rows is decided from, and what comes of it; all by row.
+template <typename T, size_t kMaxLanes>
+struct PlainRows {
+  HWY_ALIGN_MAX double others[kMaxLanes] = {};
+  HWY_ALIGN_MAX double factors[kMaxLanes];
+  HWY_ALIGN_MAX double max[kMaxLanes];
+  HWY_ALIGN_MAX double logits[kMaxLanes] = {};  // x_y
+  HWY_ALIGN_MAX double masses[kMaxLanes] = {};
+  HWY_ALIGN_MAX double losses[kMaxLanes];
+  HWY_ALIGN_MAX double p_scales[kMaxLanes];  // before the factor
+  HWY_ALIGN_MAX T scales[kMaxLanes];
+  HWY_ALIGN_MAX T points[kMaxLanes];  // the gradient at y
+};
+
+// Decide() and the gradient's coefficients, for the lanes of dd from `lane` on.
+template <class DD, typename T, size_t kMaxLanes>
+HWY_INLINE void DecidePlain(DD dd, size_t lane, double g, PlainRows<T, kMaxLanes>& rows, double* points) {
+  const auto one = hn::Set(dd, 1.0), zero = hn::Zero(dd);
+  const auto max = hn::Load(dd, rows.max + lane), mass = hn::Load(dd, rows.masses + lane);
+  const auto infinity = hn::Set(dd, std::numeric_limits<double>::infinity());
+  const auto nan = hn::Set(dd, std::numeric_limits<double>::quiet_NaN());
+  const auto finite = hn::Lt(hn::Abs(max), infinity);
+  const auto others = hn::IfThenElse(finite, hn::Load(dd, rows.others + lane), nan);
+  const auto z = hn::Sub(hn::Load(dd, rows.logits + lane), max);
+  const auto log_p = hn::Sub(z, Log1p(dd, others));
+  const auto nothing = hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity));
+  // Additions of 0 keep -0 out, as the sums of decide.h do.
+  const auto loss = hn::Add(zero, hn::Mul(mass, hn::Neg(log_p)));
+  hn::Store(hn::IfThenZeroElse(nothing, loss), dd, rows.losses + lane);
+  const auto exp = hn::Mul(ScaledExp(dd, z, OriginOf(dd, zero)), hn::Set(dd, ExpConstants<double>::kUnscale));
+  const auto denominator = hn::Add(one, others), scale = hn::Set(dd, g);
+  const auto rest = hn::IfThenElse(hn::Eq(exp, one), others, hn::Sub(denominator, exp));
+  hn::Store(hn::Div(hn::Mul(scale, mass), denominator), dd, rows.p_scales + lane);
+  hn::Store(hn::Mul(scale, hn::Sub(zero, hn::Mul(mass, hn::Div(rest, denominator)))), dd, points + lane);
+}
+
+// One vector of a tile; false where a coefficient does not fit.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE bool EvaluatePlain(D d, const PlainTile<T>& tile, int64_t first, size_t count) {
+  constexpr size_t kMaxLanes = hn::MaxLanes(D());
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  const hn::RebindToSigned<D> di;
+  using TI = hn::TFromD<decltype(di)>;
+  T* const x = tile.x + first;
+  const Columns<T> columns{x, tile.stride, tile.num_classes, count};
+  const LaneMax<D> top = MaxOfLanes(d, columns);
+  if (!hn::AllFalse(d, hn::Eq(top.max, hn::Set(d, kInfinity)))) return false;  // NaN or not, `reduce` finds out
+  const auto reference = hn::IfThenElseZero(hn::Lt(hn::Abs(top.max), hn::Set(d, kInfinity)), top.max);
+  const auto origin = OriginOf(d, reference);
+  PlainRows<T, kMaxLanes> rows;
+  HWY_ALIGN_MAX TI targets[kMaxLanes];
+  std::fill_n(targets, kMaxLanes, TI{-1});
+  for (size_t r = 0; r < count; ++r) {
+    const int64_t target = tile.targets[first + static_cast<int64_t>(r)];
+    targets[r] = static_cast<TI>(target);
+    rows.logits[r] = static_cast<double>(x[std::max<int64_t>(target, 0) * tile.stride + static_cast<int64_t>(r)]);
+    rows.masses[r] = tile.masses[first + static_cast<int64_t>(r)];
+  }
+
+  auto recent = hn::Zero(d);
+  for (int64_t c = 0; c < tile.num_classes; ++c) {
+    const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
+    const auto e = ScaledExp(d, hn::Sub(columns.Load(d, c), origin.offset), origin);
+    recent = hn::Add(recent, hn::IfThenZeroElse(is_max, e));
+    if (tile.gradient) columns.Store(d, e, c, x);
+    if ((c + 1) % kTermsInT == 0 || c + 1 == tile.num_classes) Flush(d, recent, rows.others);
+  }
+  FactorsOf(d, reference, origin, rows.factors);
+  InDouble(d, top.max,
+           [&](size_t lane, const auto max) HWY_ATTR { hn::Store(max, hn::DFromV<decltype(max)>(), rows.max + lane); });
+  for (size_t r = 0; r < kMaxLanes; ++r) {
+    rows.others[r] = WithoutDust<T>(rows.others[r] * rows.factors[r], tile.num_classes);
+  }
+  HWY_ALIGN_MAX double points[kMaxLanes];
+  InDouble(d, reference, [&](size_t lane, const auto v) HWY_ATTR {
+    DecidePlain(hn::DFromV<decltype(v)>(), lane, tile.gradient_scale, rows, points);
+  });
+  bool fits = true;
+  for (size_t r = 0; r < count; ++r) {
+    const bool ignored = targets[r] < 0;
+    const int64_t row = first + static_cast<int64_t>(r);
+    tile.losses[row] = ignored ? 0 : rows.losses[r];
+    fits = fits && (ignored || !tile.gradient || FitsIn(Gradient<T>{.p_scale = rows.p_scales[r]}));
+  }
+  if (tile.predicted != nullptr) WritePredicted(d, top, rows.others, count, tile.predicted + first);
+  if (!fits || !tile.gradient) return fits;
+
+  for (size_t r = 0; r < kMaxLanes; ++r) {
+    rows.scales[r] = static_cast<T>(rows.p_scales[r] * rows.factors[r]);
+    // A row of NaN is NaN everywhere; also if nothing of it reaches the gradient.
+    rows.points[r] = static_cast<T>(points[r]);
+  }
+  const auto scale = hn::Load(d, rows.scales), point = hn::Load(d, rows.points);
+  const auto target = hn::Load(di, targets);
+  const auto ignored = hn::RebindMask(d, hn::Lt(target, hn::Zero(di)));
+  for (int64_t c = 0; c < tile.num_classes; ++c) {
+    const auto here = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<TI>(c))));
+    const auto entry = hn::IfThenElse(here, point, hn::Mul(scale, columns.Load(d, c)));
+    columns.Store(d, hn::IfThenZeroElse(ignored, entry), c, x);
+  }
+  return true;
+}
+
+template <typename T>
+bool EvaluatePlainTile(const PlainTile<T>& tile) {
+  const hn::ScalableTag<T> d;
+  bool fits = true;
+  ForEachVector(d, tile.count,
+                [&](int64_t first, size_t n) HWY_ATTR { fits = fits && EvaluatePlain(d, tile, first, n); });
+  return fits;
+}
+
+template <typename T>
+ColumnKernels<T> MakeColumnKernels() {
+  return {ReduceAllColumns<T>, ScatterAllColumns<T>, EvaluatePlainTile<T>};
 }
 
 }  // namespace HWY_NAMESPACE

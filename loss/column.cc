@@ -14,8 +14,6 @@ namespace HWY_NAMESPACE {
 
 ColumnKernels<float> Float32Columns() { return MakeColumnKernels<float>(); }
 ColumnKernels<double> Float64Columns() { return MakeColumnKernels<double>(); }
-ColumnKernels<Float16> Float16Columns() { return MakeColumnKernels<Float16>(); }
-ColumnKernels<Bfloat16> Bfloat16Columns() { return MakeColumnKernels<Bfloat16>(); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lossd
@@ -26,8 +24,6 @@ namespace lossd {
 
 HWY_EXPORT(Float32Columns);
 HWY_EXPORT(Float64Columns);
-HWY_EXPORT(Float16Columns);
-HWY_EXPORT(Bfloat16Columns);
 
 template <>
 ColumnKernels<float> ColumnKernelsOf() {
@@ -36,14 +32,6 @@ ColumnKernels<float> ColumnKernelsOf() {
 template <>
 ColumnKernels<double> ColumnKernelsOf() {
   return HWY_DYNAMIC_DISPATCH(Float64Columns)();
-}
-template <>
-ColumnKernels<Float16> ColumnKernelsOf() {
-  return HWY_DYNAMIC_DISPATCH(Float16Columns)();
-}
-template <>
-ColumnKernels<Bfloat16> ColumnKernelsOf() {
-  return HWY_DYNAMIC_DISPATCH(Bfloat16Columns)();
 }
 
 }  // namespace lossd

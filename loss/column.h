@@ -1,5 +1,6 @@
 // The vector steps of a softmax loss (row.h) on many rows at once, one in each lane: for rows that do not lie one after
-// the other in memory (a class axis before others), and for rows too short to fill vectors.
+// the other in memory (a class axis before others), and for rows too short to fill vectors. They work on a tile that
+// was copied to the caches: where classes are a power of 2 apart, the caches hold only a few of them at a time.
 //
 // x [num_classes, stride]: class c of row r is x[c * stride + r]. All functions never allocate, never fail, are
 // thread-safe, and need no alignment beyond their type's. A row's result depends on the row and the SIMD target only.
@@ -12,26 +13,40 @@
 
 namespace lossd {
 
-// The kernels for logits stored as S, of the best SIMD target.
-template <typename S>
-struct ColumnKernels {
-  using T = ComputeType<S>;
+// A tile of plain cross-entropy: class indices, no smoothing, nothing that modifies it, no sample weights. What most
+// batches are, and little else than a few operations a row: so they are decided in vectors too.
+template <typename T>
+struct PlainTile {
+  T* x;  // [num_classes, stride]; where `gradient` is asked for, that is written over it
+  int64_t stride, num_classes, count;
+  const int64_t* targets;  // [count]; -1: counts nowhere
+  const double* masses;    // [count]: w_y
+  double gradient_scale = 1;
+  bool gradient = false;
+  double* losses;      // [count]: w_y (-ln p_y); 0 for what counts nowhere
+  int64_t* predicted;  // [count] as PREDICTED_CLASS
+};
 
-  // sums [count] of rows [0, count), count <= stride. `background` has no probabilities. Reads x once, in the cache
-  // twice; sums of 32 terms are kept in T, everything above in double.
-  void (*reduce)(const S* x, int64_t stride, int64_t num_classes, int64_t count, const Background<T>& background,
+// The kernels for columns of T (float or double), of the best SIMD target.
+template <typename T>
+struct ColumnKernels {
+  // sums [count] of rows [0, count), count <= stride. `background` has no probabilities. Sums of 32 terms are kept in
+  // T, everything above in double.
+  void (*reduce)(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Background<T>& background,
                  RowSums* sums);
 
   // dx, of x's layout, may be x. gradients [count]; all have the same background, and their points are left to the
   // caller.
-  void (*scatter)(const S* x, int64_t stride, int64_t num_classes, int64_t count, const Gradient<T>* gradients, S* dx);
-  void (*scatter_wide)(const S* x, int64_t stride, int64_t num_classes, int64_t count, const Gradient<T>* gradients,
-                       T* dx);
+  void (*scatter)(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Gradient<T>* gradients, T* dx);
+
+  // The same numbers, to the bit, as `reduce`, decide.h and `scatter`. False, and the tile is spoilt, where a
+  // coefficient is not FitsIn() the vector code.
+  bool (*plain)(const PlainTile<T>& tile);
 };
 
-// Instantiated for float, double, Float16, Bfloat16.
-template <typename S>
-ColumnKernels<S> ColumnKernelsOf();
+// Instantiated for float and double.
+template <typename T>
+ColumnKernels<T> ColumnKernelsOf();
 
 }  // namespace lossd
 

@@ -385,8 +385,7 @@ absl::Status PlanResults(Plan& plan, const Shape& element_shape) {
 void PlanBlocks(Plan& plan) {
   plan.block_elements = std::max<int64_t>(kBlockLogits / plan.num_classes, 1);
   const TensorType& gradient = plan.results.logits_gradient;
-  plan.stream_gradient =
-      gradient && plan.inner_size == 1 && NumElements(gradient.shape) * SizeOf(gradient.data_type) >= kStreamedBytes;
+  plan.stream_gradient = gradient && NumElements(gradient.shape) * SizeOf(gradient.data_type) >= kStreamedBytes;
   plan.num_blocks = (plan.num_elements + plan.block_elements - 1) / plan.block_elements;
   plan.scratch_bytes = plan.num_blocks > 0 ? ScratchLayout(plan).total_bytes : 0;
 }

@@ -401,12 +401,19 @@ void LogSoftmaxRow(const S* x, int64_t num_classes, double max, double log_denom
   MapRow(d, static_cast<size_t>(num_classes), log_p, {}, y);
 }
 
-// From any storage type to any other.
 template <typename S, typename G>
-void CopyRow(const S* x, int64_t size, G* y) {
+HWY_INLINE void CopyRow(const S* x, int64_t size, const Writing& writing, G* y) {
   const hn::ScalableTag<ComputeType<S>> d;
   MapRow(
-      d, static_cast<size_t>(size), [&](const auto& load) HWY_ATTR { return load(x); }, {}, y);
+      d, static_cast<size_t>(size), [&](const auto& load) HWY_ATTR { return load(x); }, writing, y);
+}
+template <typename S>
+void WidenRow(const S* x, int64_t size, ComputeType<S>* y) {
+  CopyRow(x, size, {}, y);
+}
+template <typename S>
+void NarrowRow(const ComputeType<S>* x, int64_t size, bool stream, S* y) {
+  CopyRow(x, size, {.stream = stream}, y);
 }
 
 template <typename S>
@@ -441,8 +448,7 @@ double EntropySum(const S* x, int64_t num_classes, double max) {
 template <typename S>
 RowKernels<S> MakeRowKernels() {
   using T = ComputeType<S>;
-  return {ReduceRow<S>,  ScatterRow<S, S>, ScatterRow<S, T>, LogSoftmaxRow<S>,
-          EntropySum<S>, CopyRow<S, T>,    CopyRow<T, S>};
+  return {ReduceRow<S>, ScatterRow<S, S>, ScatterRow<S, T>, LogSoftmaxRow<S>, EntropySum<S>, WidenRow<S>, NarrowRow<S>};
 }
 
 }  // namespace HWY_NAMESPACE

@@ -79,9 +79,9 @@ struct RowKernels {
   // sum_j exp(x_j - max) (max - x_j), where 0 * inf is 0: d (H(p) - ln d), for the entropy H.
   double (*entropy_sum)(const S* x, int64_t num_classes, double max);
 
-  // Copies, exact one way and rounded once the other.
+  // Copies, exact one way and rounded once the other. `stream`: as Gradient's.
   void (*widen)(const S* x, int64_t size, T* y);
-  void (*narrow)(const T* x, int64_t size, S* y);
+  void (*narrow)(const T* x, int64_t size, bool stream, S* y);
 };
 
 // Instantiated for float, double, Float16, Bfloat16.

@@ -12,18 +12,18 @@
 namespace lossd {
 
 enum class RowLayout : uint8_t {
-  kRows,        // row after row: the kernels of row.h, where the logits are
-  kColumns,     // class after class: those of column.h, where the logits are
-  kTransposed,  // short rows, turned into columns in the scratch
-  kGathered,    // copied to the scratch as rows of the compute type
+  kRows,      // row after row: the kernels of row.h, where the logits are
+  kColumns,   // class after class, as they lie or turned around: those of column.h, on a copy
+  kGathered,  // copied to the scratch as rows of the compute type
 };
 
 // What of a tile is copied, and where it goes: byte offsets in the scratch, or kInPlace for what is used where it is.
 struct ScratchLayout {
   static constexpr int64_t kInPlace = -1;
   static constexpr int64_t kAlignment = 64;
-  static constexpr int64_t kTileBytes = 1 << 15;    // rows of one tile stay in the L1 cache between their steps
-  static constexpr int64_t kMaxTileElements = 64;   // a few vectors of rows
+  static constexpr int64_t kTileBytes = 1 << 15;  // rows of one tile stay in the L1 cache between their steps
+  static constexpr int64_t kMaxTileElements = 128;
+  static constexpr int64_t kMinColumns = 64;        // in a tile: whole cache lines, and a few vectors
   static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
   static constexpr int64_t kMaxPointBytes = 1 << 18;
   static constexpr int64_t kMaxShortRow = 64;     // classes; a longer row fills its vectors well
@@ -35,21 +35,26 @@ struct ScratchLayout {
 
     const int64_t row_bytes = plan.num_classes * SizeOf(compute);
     const int64_t point_bytes = std::max<int64_t>(plan.sparse_size, 1) * static_cast<int64_t>(sizeof(Point));
-    const bool by_columns = layout == RowLayout::kColumns || layout == RowLayout::kTransposed;
-    const int64_t least = plan.inner_size > 1 ? kGatheredElements : 1;
-    tile_elements = by_columns ? kMaxTileElements : std::clamp(kTileBytes / row_bytes, least, kMaxTileElements);
+    const bool by_columns = layout == RowLayout::kColumns;
+    const int64_t least = by_columns ? kMinColumns : plan.inner_size > 1 ? kGatheredElements : 1;
+    tile_elements = std::clamp(kTileBytes / row_bytes, least, kMaxTileElements);
     tile_elements = std::clamp<int64_t>(kMaxPointBytes / point_bytes, 1, tile_elements);
 
     const int64_t tile_bytes = tile_elements * row_bytes;
-    const auto ready = [&](const TensorType& tensor) { return plan.inner_size == 1 && tensor.data_type == compute; };
     const ResultTypes& results = plan.results;
     const TensorType& gradient = results.logits_gradient;
-    const bool in_columns = layout == RowLayout::kColumns;
-    const bool as_stored = layout == RowLayout::kRows && gradient.data_type == row_type;
-    columns = Take(layout == RowLayout::kTransposed, tile_bytes);
-    logits = Take(modified || (layout != RowLayout::kRows && !in_columns && !ready(plan.inputs.logits)), tile_bytes);
-    // The derivative of the modifiers needs the logits, which the gradient may overwrite.
-    logits_gradient = Take(gradient && !in_columns && !as_stored && (modified || !ready(gradient)), tile_bytes);
+    const auto ready = [&](const TensorType& tensor) { return plan.inner_size == 1 && tensor.data_type == compute; };
+    columns = Take(by_columns, tile_bytes);
+    if (by_columns) {  // short rows are turned around as the compute type
+      logits = Take(plan.inner_size == 1 && row_type != compute, tile_bytes);
+      logits_gradient = Take(gradient && plan.inner_size == 1 && gradient.data_type != compute, tile_bytes);
+    } else {
+      const bool in_rows = layout == RowLayout::kRows;
+      logits = Take(!in_rows && (modified || !ready(plan.inputs.logits)), tile_bytes);
+      // The derivative of the modifiers needs the logits, which the gradient may overwrite.
+      const bool written = !modified && (ready(gradient) || (in_rows && gradient.data_type == row_type));
+      logits_gradient = Take(gradient && !written, tile_bytes);
+    }
     const bool dense = plan.target_kind == TargetKind::kProbabilities;
     targets = Take(dense && !ready(plan.inputs.targets), tile_bytes);
     targets_gradient = Take(dense && results.targets_gradient && !ready(results.targets_gradient), tile_bytes);
@@ -83,7 +88,7 @@ struct ScratchLayout {
                             plan.results.probabilities || plan.results.log_probabilities;
     const bool by_columns = !row_by_row && plan.num_classes <= kMaxColumn;
     if (plan.inner_size == 1) {
-      return by_columns && plan.num_classes <= kMaxShortRow ? RowLayout::kTransposed : RowLayout::kRows;
+      return by_columns && plan.num_classes <= kMaxShortRow ? RowLayout::kColumns : RowLayout::kRows;
     }
     const bool writable = !plan.results.logits_gradient || gradient == logits || gradient == plan.compute_type;
     return by_columns && writable ? RowLayout::kColumns : RowLayout::kGathered;

@@ -32,6 +32,7 @@ class SoftmaxLoss {
     if (plan_.target_kind == TargetKind::kProbabilities) background_.alpha = 1 - e;
     reads_every_row_ = results_.log_sum_exp || results_.predicted_class || results_.entropy || results_.probabilities ||
                        results_.log_probabilities;
+    plain_ = IsPlain();
   }
 
   void Run() {
@@ -41,15 +42,10 @@ class SoftmaxLoss {
       if (inner > 1) count = std::min(count, inner - element % inner);
       const TileRange range{plan_.RowStart(element), inner, count, plan_.num_classes};
       for (int64_t row = 0; row < count; ++row) ignored_[row] = IsIgnored(plan_, block_.inputs, element + row);
-      switch (layout_.layout) {
-        case RowLayout::kColumns:
-          EvaluateColumns(element, range);
-          break;
-        case RowLayout::kTransposed:
-          EvaluateShortRows(element, range);
-          break;
-        default:
-          EvaluateRows(element, range);
+      if (layout_.layout == RowLayout::kColumns) {
+        EvaluateColumns(element, range);
+      } else {
+        EvaluateRows(element, range);
       }
       element += count;
     }
@@ -184,45 +180,93 @@ class SoftmaxLoss {
   // ---- by columns ----
 
   void EvaluateColumns(int64_t first, const TileRange& range) {
-    const ColumnKernels<S> kernels = ColumnKernelsOf<S>();
-    const int64_t num_classes = plan_.num_classes, inner = plan_.inner_size;
-    const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
-    kernels.reduce(x, inner, num_classes, range.count, background_, sums_.data());
-    DecideTile(first, range.count,
-               [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, c * inner + row)); });
-    const MutableTensorView& gradient = results_.logits_gradient;
-    if (!gradient) return;
-    if (gradient.type.data_type == layout_.row_type) {
-      S* dx = static_cast<S*>(gradient.data) + range.base;
-      kernels.scatter(x, inner, num_classes, range.count, gradients_.data(), dx);
-      WritePoints(range.count,
-                  [&](int64_t row, const Point& p) { dx[p.target * inner + row] = FromDouble<S>(p.value); });
-    } else {
-      T* dx = static_cast<T*>(gradient.data) + range.base;
-      kernels.scatter_wide(x, inner, num_classes, range.count, gradients_.data(), dx);
-      WritePoints(range.count,
-                  [&](int64_t row, const Point& p) { dx[p.target * inner + row] = static_cast<T>(p.value); });
-    }
-  }
-
-  // Rows of a few classes: turned into columns, and the gradient back.
-  void EvaluateShortRows(int64_t first, const TileRange& range) {
     const ColumnKernels<T> kernels = ColumnKernelsOf<T>();
     const int64_t num_classes = plan_.num_classes, count = range.count;
     T* columns = Part<T>(layout_.columns);
-    Transpose(ShortRows(range), count, num_classes, columns);
+    ReadColumns(range, columns);
+    if (plain_ && EvaluatePlainColumns(first, count, kernels, columns)) return WriteColumns(range, columns);
+    if (plain_) ReadColumns(range, columns);
     kernels.reduce(columns, count, num_classes, count, background_, sums_.data());
     DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * count + row]); });
     if (!results_.logits_gradient) return;
     kernels.scatter(columns, count, num_classes, count, gradients_.data(), columns);
-    WritePoints(count, [&](int64_t row, const Point& p) { columns[p.target * count + row] = static_cast<T>(p.value); });
-    T* rows = OutputRows(results_.logits_gradient, range, layout_.logits_gradient);
-    Transpose(columns, num_classes, count, rows);
-    if (layout_.logits_gradient == ScratchLayout::kInPlace) return;
-    if (results_.logits_gradient.type.data_type == layout_.row_type) {
-      kernels_.narrow(rows, count * num_classes, static_cast<S*>(results_.logits_gradient.data) + range.base);
-    } else {
-      WriteTile(rows, range, results_.logits_gradient);
+    for (int64_t row = 0; row < count; ++row) {
+      for (const Point& p : gradients_[row].points) columns[p.target * count + row] = static_cast<T>(p.value);
+    }
+    WriteColumns(range, columns);
+  }
+
+  // Everything of a plain tile but what ReadColumns() and WriteColumns() do; false if it has to be done otherwise.
+  bool EvaluatePlainColumns(int64_t first, int64_t count, const ColumnKernels<T>& kernels, T* columns) {
+    std::array<int64_t, kTile> targets, predicted;
+    std::array<double, kTile> masses, losses;
+    WithIntegers(block_.inputs.targets, [&](const auto& load) {
+      for (int64_t row = 0; row < count; ++row) {
+        const int64_t target = load(first + row);
+        targets[row] = target == plan_.ignore_index ? -1 : target;
+      }
+    });
+    for (int64_t row = 0; row < count; ++row) {
+      masses[row] = class_weights_ == nullptr || targets[row] < 0 ? 1 : ClassWeight(block_.inputs, targets[row]);
+    }
+    const bool gradient = static_cast<bool>(results_.logits_gradient);
+    const bool predict = static_cast<bool>(results_.predicted_class);
+    if (!kernels.plain({columns, count, plan_.num_classes, count, targets.data(), masses.data(),
+                        block_.weights.gradient_scale, gradient, losses.data(),
+                        predict ? predicted.data() : nullptr})) {
+      return false;
+    }
+    for (int64_t row = 0; row < count; ++row) {
+      if (predict) StoreElement(results_.predicted_class.data, first + row, predicted[row]);
+      if (targets[row] < 0) {
+        block_.AddIgnored(first + row);
+        continue;
+      }
+      block_.AddLoss(first + row, losses[row]);
+      if (predict && predicted[row] == targets[row]) ++block_.summary.correct_count;
+    }
+    return true;
+  }
+
+  // What PlainTile can do.
+  bool IsPlain() const {
+    const bool index = plan_.target_kind == TargetKind::kClassIndices && !block_.inputs.sample_weights;
+    const bool scalar = block_.inputs.upstream_gradient.type.shape.rank() == 0;
+    const bool more = results_.log_sum_exp || results_.target_log_probability;
+    return index && scalar && !more && options_.label_smoothing == 0 && options_.z_loss == 0 && !IsModified(options_);
+  }
+
+  // A copy of the logits, [num_classes, count].
+  void ReadColumns(const TileRange& range, T* columns) {
+    const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
+    if (range.stride == 1) return Transpose(ShortRows(range), range.count, range.num_classes, columns);
+    for (int64_t c = 0; c < range.num_classes; ++c) {
+      kernels_.widen(x + c * range.stride, range.count, columns + c * range.count);
+    }
+  }
+
+  // To the logits' gradient, if that is asked for.
+  void WriteColumns(const TileRange& range, const T* columns) {
+    const MutableTensorView& gradient = results_.logits_gradient;
+    if (!gradient) return;
+    const bool as_stored = gradient.type.data_type == layout_.row_type;
+    if (range.stride == 1) {
+      T* rows = OutputRows(gradient, range, layout_.logits_gradient);
+      Transpose(columns, range.num_classes, range.count, rows);
+      if (layout_.logits_gradient == ScratchLayout::kInPlace) return;
+      if (!as_stored) return WriteTile(rows, range, gradient);
+      kernels_.narrow(rows, range.count * range.num_classes, false, static_cast<S*>(gradient.data) + range.base);
+      return;
+    }
+    const RowKernels<T> wide = RowKernelsOf<T>();
+    for (int64_t c = 0; c < range.num_classes; ++c) {
+      const int64_t to = range.base + c * range.stride;
+      if (as_stored) {
+        kernels_.narrow(columns + c * range.count, range.count, plan_.stream_gradient,
+                        static_cast<S*>(gradient.data) + to);
+      } else {
+        wide.narrow(columns + c * range.count, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
+      }
     }
   }
 
@@ -240,13 +284,6 @@ class SoftmaxLoss {
   static void Transpose(const T* x, int64_t rows, int64_t columns, T* y) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < columns; ++c) StoreElement(y, c * rows + r, LoadElement<T>(x, r * columns + c));
-    }
-  }
-
-  template <typename Write>
-  void WritePoints(int64_t count, const Write& write) {
-    for (int64_t row = 0; row < count; ++row) {
-      for (const Point& point : gradients_[row].points) write(row, point);
     }
   }
 
@@ -412,6 +449,7 @@ class SoftmaxLoss {
   const T* class_weights_ = nullptr;
   Background<T> background_;  // of every row, but for its probabilities
   bool reads_every_row_ = false;
+  bool plain_ = false;
 
   // Of the rows of a tile.
   std::array<bool, kTile> ignored_;

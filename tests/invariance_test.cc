@@ -120,6 +120,64 @@ TEST(InvarianceTest, AnyLayout) {
   });
 }
 
+// What else is asked for does not change a bit: neither by the short cut for plain batches, nor elsewhere.
+void ExpectSameBitsWithMoreOutputs(Batch batch, const std::string& what) {
+  batch.spec.outputs = {Output::kLogitsGradient, Output::kElementLoss, Output::kPredictedClass};
+  const Outcome few = testing::Evaluate(batch).value();
+  batch.spec.outputs.Add(Output::kLogSumExp);
+  const Outcome more = testing::Evaluate(batch).value();
+  EXPECT_EQ(few.results.loss.Bits(), more.results.loss.Bits()) << what;
+  EXPECT_EQ(few.results.element_loss.Bits(), more.results.element_loss.Bits()) << what;
+  EXPECT_EQ(few.results.predicted_class.Bits(), more.results.predicted_class.Bits()) << what;
+  ASSERT_EQ(few.results.logits_gradient.Bits(), more.results.logits_gradient.Bits()) << what;
+  if (std::isfinite(few.summary.loss_sum)) EXPECT_EQ(few.summary.loss_sum, more.summary.loss_sum) << what;
+  EXPECT_EQ(std::isfinite(few.summary.loss_sum), std::isfinite(more.summary.loss_sum)) << what;
+  EXPECT_EQ(few.summary.correct_count, more.summary.correct_count) << what;
+  EXPECT_EQ(few.summary.nonfinite_count, more.summary.nonfinite_count) << what;
+  EXPECT_EQ(few.summary.ignored_count, more.summary.ignored_count) << what;
+}
+
+// Rows that no formula likes, each beside ordinary ones.
+void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  const auto spoil = [&](int64_t row, int64_t c, double value) {
+    batch.logits.set(row / inner * num_classes * inner + c * inner + row % inner, value);
+  };
+  spoil(3, 0, std::nan(""));
+  spoil(5, num_classes - 1, kInf);
+  spoil(6, num_classes / 2, kInf);
+  spoil(6, 0, std::nan(""));
+  for (int64_t c = 0; c < num_classes; ++c) spoil(7, c, -kInf);
+  spoil(9, num_classes / 2, -kInf);
+  for (int64_t c = 0; c < num_classes; ++c) spoil(11, c, 60000);
+  spoil(12, num_classes - 1, 700);
+}
+
+TEST(InvarianceTest, AnyOutputs) {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::mt19937_64 random(6);
+    for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
+      for (const Shape& inner : {Shape{}, Shape{7}, Shape{5, 30}}) {
+        for (int64_t num_classes : {1, 2, 10, 33, 64, 65, 200}) {
+          for (int i = 0; i < 8; ++i) {
+            Batch batch = testing::RandomBatch({.type = type,
+                                                .outer = {29},
+                                                .num_classes = num_classes,
+                                                .inner = inner,
+                                                .class_weights = i % 2 == 1,
+                                                .ignore_some = i % 4 >= 2},
+                                               random);
+            if (i >= 4) SpoilRows(batch, num_classes, NumElements(inner));
+            if (i >= 6) batch.upstream_gradient = OwnedTensor::Doubles({}, {i == 6 ? 1e30 : 1e-30});
+            batch.spec.gradient_type = i % 3 == 2 ? DataType::kFloat32 : type;
+            ExpectSameBitsWithMoreOutputs(batch, std::string(target) + ' ' + ToString(batch.logits.type().shape));
+          }
+        }
+      }
+    }
+  });
+}
+
 TEST(InvarianceTest, AnyAlignment) {
   testing::ForEachSimdTarget([](const char* target) {
     std::string first;
