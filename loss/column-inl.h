@@ -27,24 +27,16 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 inline constexpr int64_t kTermsInT = 32;
 
-// Some rows of column.h, no more of them than a vector has lanes.
+// A vector of rows of column.h, from x on.
 template <typename T>
 struct Columns {
   const T* x;
   int64_t stride;
   int64_t num_classes;
-  size_t count;
 
   template <class D>
   HWY_INLINE hn::Vec<D> Load(D d, int64_t c) const {
-    const T* p = x + c * stride;
-    return count == hn::Lanes(d) ? LoadLanes(d, p) : LoadTail(d, p, count);
-  }
-  // To class c of columns that lie as these.
-  template <class D>
-  HWY_INLINE void Store(D d, hn::Vec<D> v, int64_t c, T* to) const {
-    T* p = to + c * stride;
-    return count == hn::Lanes(d) ? StoreLanes(v, d, p) : StoreTail(v, d, p, count);
+    return LoadLanes(d, x + c * stride);
   }
 };
 
@@ -103,23 +95,18 @@ HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
     const auto raised = hn::Gt(x, result.max);  // never for NaN
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
     result.max = hn::IfThenElse(raised, x, result.max);
+#else
+    result.max = hn::Max(x, result.max);  // where x is NaN, x86 keeps the other
+#endif
     result.argmax = hn::IfThenElse(hn::RebindMask(di, raised), hn::Set(di, static_cast<TI>(c)), result.argmax);
   }
   return result;
 }
 
-// As PREDICTED_CLASS.
-template <class D>
-HWY_INLINE void WritePredicted(D, const LaneMax<D>& top, const double* others, size_t count, int64_t* predicted) {
-  const hn::RebindToSigned<D> di;
-  HWY_ALIGN_MAX hn::TFromD<decltype(di)> argmax[hn::MaxLanes(D())];
-  hn::Store(top.argmax, di, argmax);
-  for (size_t r = 0; r < count; ++r) predicted[r] = std::isnan(others[r]) ? -1 : std::max<int64_t>(argmax[r], 0);
-}
-
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T>& b, RowSums* sums) {
+HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T>& b, size_t count, RowSums* sums) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   constexpr size_t kMaxLanes = hn::MaxLanes(D());
   const hn::RebindToSigned<D> di;
@@ -152,7 +139,7 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   hn::Store(top.max, d, max);
   hn::Store(top.argmax, di, argmax);
   const double scale = ScaleOf<kKind>(b);
-  for (size_t r = 0; r < columns.count; ++r) {
+  for (size_t r = 0; r < count; ++r) {
     const double total = kKind == BackgroundKind::kUniform ? static_cast<double>(columns.num_classes) : mass[r];
     sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(others[r] * factor[r], columns.num_classes),
                std::max<int64_t>(argmax[r], 0), scale * total, scale * dot[r]};
@@ -180,34 +167,39 @@ void ReduceAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t c
   const hn::ScalableTag<T> d;
   WithKind(KindOf(background), [&](auto kind) HWY_ATTR {
     ForEachVector(d, count, [&](int64_t first, size_t n) HWY_ATTR {
-      ReduceColumns<decltype(kind)::value>(d, Columns<T>{x + first, stride, num_classes, n}, background, sums + first);
+      ReduceColumns<decltype(kind)::value>(d, Columns<T>{x + first, stride, num_classes}, background, n, sums + first);
     });
   });
 }
 
-// The gradients of one vector of rows.
-template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, const Gradient<T>* gradients, T* dx) {
+// The gradients of one vector of rows. kKeep: rows whose coefficients do not fit stay as they are.
+template <BackgroundKind kKind, bool kKeep, class D, typename T = hn::TFromD<D>>
+HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, size_t count, const Gradient<T>* gradients, T* dx) {
   constexpr size_t kMaxLanes = hn::MaxLanes(D());
   HWY_ALIGN_MAX T max[kMaxLanes] = {}, p_scale[kMaxLanes] = {}, t_scale[kMaxLanes] = {};
   HWY_ALIGN_MAX double factor[kMaxLanes];
   const double scale = ScaleOf<kKind>(gradients[0].background);
-  for (size_t r = 0; r < columns.count; ++r) max[r] = static_cast<T>(gradients[r].max);
+  for (size_t r = 0; r < count; ++r) max[r] = static_cast<T>(gradients[r].max);
   const auto m = hn::Load(d, max);
   const auto origin = OriginOf(d, m);
   FactorsOf(d, m, origin, factor);
-  for (size_t r = 0; r < columns.count; ++r) {
+  for (size_t r = 0; r < count; ++r) {
     p_scale[r] = static_cast<T>(gradients[r].p_scale * factor[r]);
     t_scale[r] = static_cast<T>(gradients[r].t_scale * scale);
   }
+  HWY_ALIGN_MAX T keep[kMaxLanes] = {};
+  for (size_t r = 0; kKeep && r < count; ++r) keep[r] = FitsIn(gradients[r]) ? T{0} : T{1};
+  const auto kept = hn::Gt(hn::Load(d, keep), hn::Zero(d));
   const auto p = hn::Load(d, p_scale), s = hn::Load(d, t_scale);
   // A row that counts nowhere gets 0, whatever is in it.
   const auto nothing = hn::And(hn::Eq(p, hn::Zero(d)), hn::Eq(s, hn::Zero(d)));
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto load = [&](const T* row) HWY_ATTR { return hn::Set(d, row[c]); };
-    const auto e = ScaledExp(d, hn::Sub(columns.Load(d, c), origin.offset), origin);
-    const auto entry = GradientEntry<kKind>(d, p, e, s, gradients[0].background, load);
-    columns.Store(d, hn::IfThenZeroElse(nothing, entry), c, dx);
+    const auto x = columns.Load(d, c);
+    const auto e = ScaledExp(d, hn::Sub(x, origin.offset), origin);
+    auto entry = hn::IfThenZeroElse(nothing, GradientEntry<kKind>(d, p, e, s, gradients[0].background, load));
+    if constexpr (kKeep) entry = hn::IfThenElse(kept, x, entry);
+    StoreLanes(entry, d, dx + c * columns.stride);
   }
 }
 
@@ -218,17 +210,14 @@ void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t 
   WithKind(KindOf(gradients[0].background), [&](auto kind) HWY_ATTR {
     constexpr BackgroundKind kKind = decltype(kind)::value;
     ForEachVector(d, count, [&](int64_t first, size_t n) HWY_ATTR {
-      const auto* const g = gradients + first;
+      const Columns<T> columns{x + first, stride, num_classes};
+      const Gradient<T>* const g = gradients + first;
       if (HWY_LIKELY(std::all_of(g, g + n, [](const auto& row) { return FitsIn(row); }))) {
-        return ScatterColumns<kKind>(d, Columns<T>{x + first, stride, num_classes, n}, g, dx + first);
+        return ScatterColumns<kKind, false>(d, columns, n, g, dx + first);
       }
-      for (size_t r = 0; r < n; ++r) {  // x may be dx, and no row may depend on its neighbours: one at a time
-        const int64_t row = first + static_cast<int64_t>(r);
-        if (FitsIn(gradients[row])) {
-          ScatterColumns<kKind>(d, Columns<T>{x + row, stride, num_classes, 1}, gradients + row, dx + row);
-        } else {
-          ScatterInDouble(x + row, stride, num_classes, gradients[row], dx + row);
-        }
+      ScatterColumns<kKind, true>(d, columns, n, g, dx + first);
+      for (size_t r = 0; r < n; ++r) {
+        if (!FitsIn(g[r])) ScatterInDouble(columns.x + r, stride, num_classes, g[r], dx + first + r);
       }
     });
   });
@@ -236,116 +225,124 @@ void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t 
 
 // ---- plain cross-entropy ----
 
-// What one vector of rows is decided from, and what comes of it; all by row.
-template <typename T, size_t kMaxLanes>
+// What a tile is decided from, and what comes of it; all by row.
+template <typename T>
 struct PlainRows {
-  HWY_ALIGN_MAX double others[kMaxLanes] = {};
-  HWY_ALIGN_MAX double factors[kMaxLanes];
-  HWY_ALIGN_MAX double max[kMaxLanes];
-  HWY_ALIGN_MAX double logits[kMaxLanes] = {};  // x_y
-  HWY_ALIGN_MAX double masses[kMaxLanes] = {};
-  HWY_ALIGN_MAX double losses[kMaxLanes];
-  HWY_ALIGN_MAX double p_scales[kMaxLanes];  // before the factor
-  HWY_ALIGN_MAX T scales[kMaxLanes];
-  HWY_ALIGN_MAX T points[kMaxLanes];  // the gradient at y
+  static constexpr size_t kSize = kMaxPlainRows;
+  HWY_ALIGN_MAX double others[kSize];
+  HWY_ALIGN_MAX double factors[kSize];
+  HWY_ALIGN_MAX double max[kSize];
+  HWY_ALIGN_MAX double logits[kSize];    // x_y
+  HWY_ALIGN_MAX double p_scales[kSize];  // before the factor
+  HWY_ALIGN_MAX double points[kSize];    // the gradient at y
 };
 
-// Decide() and the gradient's coefficients, for the lanes of dd from `lane` on.
-template <class DD, typename T, size_t kMaxLanes>
-HWY_INLINE void DecidePlain(DD dd, size_t lane, double g, PlainRows<T, kMaxLanes>& rows, double* points) {
-  const auto one = hn::Set(dd, 1.0), zero = hn::Zero(dd);
-  const auto max = hn::Load(dd, rows.max + lane), mass = hn::Load(dd, rows.masses + lane);
-  const auto infinity = hn::Set(dd, std::numeric_limits<double>::infinity());
-  const auto nan = hn::Set(dd, std::numeric_limits<double>::quiet_NaN());
-  const auto finite = hn::Lt(hn::Abs(max), infinity);
-  const auto others = hn::IfThenElse(finite, hn::Load(dd, rows.others + lane), nan);
-  const auto z = hn::Sub(hn::Load(dd, rows.logits + lane), max);
-  const auto log_p = hn::Sub(z, Log1p(dd, others));
-  const auto nothing = hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity));
-  // Additions of 0 keep -0 out, as the sums of decide.h do.
-  const auto loss = hn::Add(zero, hn::Mul(mass, hn::Neg(log_p)));
-  hn::Store(hn::IfThenZeroElse(nothing, loss), dd, rows.losses + lane);
-  const auto exp = hn::Mul(ScaledExp(dd, z, OriginOf(dd, zero)), hn::Set(dd, ExpConstants<double>::kUnscale));
-  const auto denominator = hn::Add(one, others), scale = hn::Set(dd, g);
-  const auto rest = hn::IfThenElse(hn::Eq(exp, one), others, hn::Sub(denominator, exp));
-  hn::Store(hn::Div(hn::Mul(scale, mass), denominator), dd, rows.p_scales + lane);
-  hn::Store(hn::Mul(scale, hn::Sub(zero, hn::Mul(mass, hn::Div(rest, denominator)))), dd, points + lane);
-}
-
-// One vector of a tile; false where a coefficient does not fit.
+// The sums of the vector of rows from `first` on, as ReduceColumns(); false for a maximum of +inf, where that looks
+// closer. With a gradient, x becomes ScaledExp().
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE bool EvaluatePlain(D d, const PlainTile<T>& tile, int64_t first, size_t count) {
-  constexpr size_t kMaxLanes = hn::MaxLanes(D());
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRows<T>& rows) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
-  T* const x = tile.x + first;
-  const Columns<T> columns{x, tile.stride, tile.num_classes, count};
+  const auto infinity = hn::Set(d, std::numeric_limits<T>::infinity());
+  const Columns<T> columns{tile.x + first, tile.stride, tile.num_classes};
   const LaneMax<D> top = MaxOfLanes(d, columns);
-  if (!hn::AllFalse(d, hn::Eq(top.max, hn::Set(d, kInfinity)))) return false;  // NaN or not, `reduce` finds out
-  const auto reference = hn::IfThenElseZero(hn::Lt(hn::Abs(top.max), hn::Set(d, kInfinity)), top.max);
+  const auto reference = hn::IfThenElseZero(hn::Lt(hn::Abs(top.max), infinity), top.max);
   const auto origin = OriginOf(d, reference);
-  PlainRows<T, kMaxLanes> rows;
-  HWY_ALIGN_MAX TI targets[kMaxLanes];
-  std::fill_n(targets, kMaxLanes, TI{-1});
-  for (size_t r = 0; r < count; ++r) {
-    const int64_t target = tile.targets[first + static_cast<int64_t>(r)];
-    targets[r] = static_cast<TI>(target);
-    rows.logits[r] = static_cast<double>(x[std::max<int64_t>(target, 0) * tile.stride + static_cast<int64_t>(r)]);
-    rows.masses[r] = tile.masses[first + static_cast<int64_t>(r)];
+  FactorsOf(d, reference, origin, rows.factors + first);
+  InDouble(d, top.max, [&](size_t lane, const auto max) HWY_ATTR {
+    hn::Store(max, hn::DFromV<decltype(max)>(), rows.max + first + lane);
+  });
+  for (size_t r = first; r < first + hn::Lanes(d); ++r) {
+    rows.logits[r] = static_cast<double>(tile.x[tile.targets[r] * tile.stride + static_cast<int64_t>(r)]);
+    rows.others[r] = 0;
   }
-
   auto recent = hn::Zero(d);
   for (int64_t c = 0; c < tile.num_classes; ++c) {
     const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
     const auto e = ScaledExp(d, hn::Sub(columns.Load(d, c), origin.offset), origin);
     recent = hn::Add(recent, hn::IfThenZeroElse(is_max, e));
-    if (tile.gradient) columns.Store(d, e, c, x);
-    if ((c + 1) % kTermsInT == 0 || c + 1 == tile.num_classes) Flush(d, recent, rows.others);
+    if (tile.gradient) StoreLanes(e, d, tile.x + first + c * tile.stride);
+    if ((c + 1) % kTermsInT == 0 || c + 1 == tile.num_classes) Flush(d, recent, rows.others + first);
   }
-  FactorsOf(d, reference, origin, rows.factors);
-  InDouble(d, top.max,
-           [&](size_t lane, const auto max) HWY_ATTR { hn::Store(max, hn::DFromV<decltype(max)>(), rows.max + lane); });
-  for (size_t r = 0; r < kMaxLanes; ++r) {
-    rows.others[r] = WithoutDust<T>(rows.others[r] * rows.factors[r], tile.num_classes);
+  if (tile.predicted != nullptr) {
+    HWY_ALIGN_MAX TI argmax[hn::MaxLanes(D())];
+    hn::Store(top.argmax, di, argmax);
+    for (size_t r = 0; r < hn::Lanes(d); ++r) {
+      tile.predicted[first + r] = std::isnan(rows.others[first + r]) ? -1 : std::max<int64_t>(argmax[r], 0);
+    }
   }
-  HWY_ALIGN_MAX double points[kMaxLanes];
-  InDouble(d, reference, [&](size_t lane, const auto v) HWY_ATTR {
-    DecidePlain(hn::DFromV<decltype(v)>(), lane, tile.gradient_scale, rows, points);
-  });
-  bool fits = true;
-  for (size_t r = 0; r < count; ++r) {
-    const bool ignored = targets[r] < 0;
-    const int64_t row = first + static_cast<int64_t>(r);
-    tile.losses[row] = ignored ? 0 : rows.losses[r];
-    fits = fits && (ignored || !tile.gradient || FitsIn(Gradient<T>{.p_scale = rows.p_scales[r]}));
-  }
-  if (tile.predicted != nullptr) WritePredicted(d, top, rows.others, count, tile.predicted + first);
-  if (!fits || !tile.gradient) return fits;
+  return hn::AllFalse(d, hn::Eq(top.max, infinity));
+}
 
-  for (size_t r = 0; r < kMaxLanes; ++r) {
-    rows.scales[r] = static_cast<T>(rows.p_scales[r] * rows.factors[r]);
-    // A row of NaN is NaN everywhere; also if nothing of it reaches the gradient.
-    rows.points[r] = static_cast<T>(points[r]);
+// Decide() and the gradient's coefficients, of the whole tile. Additions of 0 keep -0 out, as the sums of decide.h do.
+template <typename T>
+HWY_INLINE void DecidePlain(const PlainTile<T>& tile, PlainRows<T>& rows) {
+  const hn::ScalableTag<double> d;
+  const auto one = hn::Set(d, 1.0), zero = hn::Zero(d), scale = hn::Set(d, tile.gradient_scale);
+  const auto infinity = hn::Set(d, std::numeric_limits<double>::infinity());
+  const auto nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());
+  const auto dust = hn::Set(d, DustOf<T>(tile.num_classes));
+  const auto origin = OriginOf(d, zero);
+  for (int64_t r = 0; r < tile.count; r += static_cast<int64_t>(hn::Lanes(d))) {
+    const auto max = hn::Load(d, rows.max + r), mass = hn::LoadU(d, tile.masses + r);
+    const auto sum = hn::Mul(hn::Load(d, rows.others + r), hn::Load(d, rows.factors + r));
+    const auto others = hn::IfThenElse(hn::Lt(hn::Abs(max), infinity), hn::IfThenZeroElse(hn::Le(sum, dust), sum), nan);
+    const auto z = hn::Sub(hn::Load(d, rows.logits + r), max);
+    const auto log_p = hn::Sub(z, Log1p(d, others));
+    const auto nothing = hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity));
+    const auto loss = hn::Add(zero, hn::Mul(mass, hn::Neg(log_p)));
+    hn::StoreU(hn::IfThenZeroElse(nothing, loss), d, tile.losses + r);
+    if (!tile.gradient) continue;
+    const auto exp = hn::Mul(ScaledExp(d, z, origin), hn::Set(d, ExpConstants<double>::kUnscale));
+    const auto denominator = hn::Add(one, others);
+    const auto rest = hn::IfThenElse(hn::Eq(exp, one), others, hn::Sub(denominator, exp));
+    hn::Store(hn::Div(hn::Mul(scale, mass), denominator), d, rows.p_scales + r);
+    hn::Store(hn::Mul(scale, hn::Sub(zero, hn::Mul(mass, hn::Div(rest, denominator)))), d, rows.points + r);
   }
-  const auto scale = hn::Load(d, rows.scales), point = hn::Load(d, rows.points);
+}
+
+// The gradient, over ScaledExp().
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, size_t first, const PlainRows<T>& rows) {
+  const hn::RebindToSigned<D> di;
+  using TI = hn::TFromD<decltype(di)>;
+  constexpr size_t kMaxLanes = hn::MaxLanes(D());
+  HWY_ALIGN_MAX T scales[kMaxLanes], points[kMaxLanes];
+  HWY_ALIGN_MAX TI targets[kMaxLanes];
+  HWY_ALIGN_MAX T counts[kMaxLanes];
+  for (size_t r = 0; r < hn::Lanes(d); ++r) {
+    scales[r] = static_cast<T>(rows.p_scales[first + r] * rows.factors[first + r]);
+    points[r] = static_cast<T>(rows.points[first + r]);
+    targets[r] = static_cast<TI>(tile.targets[first + r]);
+    counts[r] = tile.ignored[first + r] ? T{0} : T{1};
+  }
+  const auto scale = hn::Load(d, scales), point = hn::Load(d, points);
   const auto target = hn::Load(di, targets);
-  const auto ignored = hn::RebindMask(d, hn::Lt(target, hn::Zero(di)));
+  const auto ignored = hn::Eq(hn::Load(d, counts), hn::Zero(d));
   for (int64_t c = 0; c < tile.num_classes; ++c) {
+    T* const x = tile.x + first + c * tile.stride;
     const auto here = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<TI>(c))));
-    const auto entry = hn::IfThenElse(here, point, hn::Mul(scale, columns.Load(d, c)));
-    columns.Store(d, hn::IfThenZeroElse(ignored, entry), c, x);
+    const auto entry = hn::IfThenElse(here, point, hn::Mul(scale, LoadLanes(d, x)));
+    StoreLanes(hn::IfThenZeroElse(ignored, entry), d, x);
   }
-  return true;
 }
 
 template <typename T>
 bool EvaluatePlainTile(const PlainTile<T>& tile) {
   const hn::ScalableTag<T> d;
+  PlainRows<T> rows;
   bool fits = true;
+  ForEachVector(d, tile.count, [&](int64_t first, size_t) HWY_ATTR {
+    fits = ReducePlain(d, tile, static_cast<size_t>(first), rows) && fits;
+  });
+  if (!fits) return false;
+  DecidePlain(tile, rows);
+  if (!tile.gradient) return true;
+  for (int64_t r = 0; r < tile.count; ++r) fits = fits && (tile.ignored[r] || FitsIn<T>(rows.p_scales[r]));
+  if (!fits) return false;
   ForEachVector(d, tile.count,
-                [&](int64_t first, size_t n) HWY_ATTR { fits = fits && EvaluatePlain(d, tile, first, n); });
-  return fits;
+                [&](int64_t first, size_t) HWY_ATTR { ScatterPlain(d, tile, static_cast<size_t>(first), rows); });
+  return true;
 }
 
 template <typename T>

@@ -13,24 +13,31 @@
 
 namespace lossd {
 
+// Columns are read and written by whole vectors: the stride is a multiple of this, and past the last row there may be
+// anything.
+inline constexpr int64_t kColumnLanes = 16;
+
 // A tile of plain cross-entropy: class indices, no smoothing, nothing that modifies it, no sample weights. What most
-// batches are, and little else than a few operations a row: so they are decided in vectors too.
+// batches are, and little else than a few operations a row: so they are decided in vectors too. All arrays are as long
+// as the stride.
 template <typename T>
 struct PlainTile {
   T* x;  // [num_classes, stride]; where `gradient` is asked for, that is written over it
   int64_t stride, num_classes, count;
-  const int64_t* targets;  // [count]; -1: counts nowhere
-  const double* masses;    // [count]: w_y
+  const int64_t* targets;  // in [0, num_classes), also past the last row
+  const bool* ignored;     // counts nowhere: its gradient is 0, its loss means nothing
+  const double* masses;    // w_y
   double gradient_scale = 1;
   bool gradient = false;
-  double* losses;      // [count]: w_y (-ln p_y); 0 for what counts nowhere
-  int64_t* predicted;  // [count] as PREDICTED_CLASS
+  double* losses;      // w_y (-ln p_y)
+  int64_t* predicted;  // as PREDICTED_CLASS; null if not asked for
 };
+inline constexpr int64_t kMaxPlainRows = 128;
 
 // The kernels for columns of T (float or double), of the best SIMD target.
 template <typename T>
 struct ColumnKernels {
-  // sums [count] of rows [0, count), count <= stride. `background` has no probabilities. Sums of 32 terms are kept in
+  // sums [count] of rows [0, count). `background` has no probabilities. Sums of 32 terms are kept in
   // T, everything above in double.
   void (*reduce)(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Background<T>& background,
                  RowSums* sums);

@@ -20,6 +20,19 @@ int64_t Block::PredictedClass(int64_t element) const {
   return predicted;
 }
 
+void Block::AddLosses(int64_t first, std::span<const double> losses, const bool* ignored) {
+  const bool stored = results.element_loss || plan.spec.reduction == Reduction::kNone;
+  // What float32 cannot hold is infinite: from the middle between its largest and the next power of 2.
+  const bool narrow = plan.results.loss.data_type == DataType::kFloat32;
+  const double finite_below = narrow ? 0x1.ffffffp127 : std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < losses.size(); ++i) {
+    const double loss = ignored[i] ? 0 : plan.unit_scale * losses[i];
+    if (!ignored[i]) summary.loss_sum += loss;
+    summary.nonfinite_count += std::fabs(loss) < finite_below ? 0 : 1;
+    if (stored) StoreLoss(first + static_cast<int64_t>(i), loss);
+  }
+}
+
 BlockSummary EvaluateBlock(const Plan& plan, const Inputs& inputs, const Weights& weights, int64_t block,
                            const Results& results, std::byte* scratch) noexcept {
   const int64_t begin = block * plan.block_elements;

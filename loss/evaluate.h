@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 
 #include "loss/element.h"
 #include "loss/loss.h"
@@ -45,6 +46,8 @@ struct Block {
     summary.nonfinite_count += std::isfinite(narrow ? static_cast<float>(loss) : loss) ? 0 : 1;
     StoreLoss(element, loss);
   }
+  // The same for elements [first, first + losses.size()) without sample weights, but for those ignored.
+  void AddLosses(int64_t first, std::span<const double> losses, const bool* ignored);
   // An element that counts nowhere.
   void AddIgnored(int64_t element) { StoreLoss(element, 0); }
 

@@ -117,11 +117,14 @@ HWY_INLINE double SumOf(D d, hn::Vec<D> v) {
   return static_cast<double>(hn::GetLane(hn::SumOfLanes(d, v)));
 }
 
-// A sum of `terms` of ScaledExp(), none of which is above exp(kZeroBelow), is 0.
+// A sum of `terms` of ScaledExp(), none of which is above exp(kZeroBelow), is at most this, and counts as 0.
+template <typename T>
+double DustOf(int64_t terms) {
+  return sizeof(T) == 4 ? 0x1p-188 * static_cast<double>(terms) : 0;  // what double cannot hold is gone by itself
+}
 template <typename T>
 double WithoutDust(double sum, int64_t terms) {
-  constexpr double kDust = sizeof(T) == 4 ? 0x1p-188 : 0;  // what double cannot hold is gone by itself
-  return sum <= kDust * static_cast<double>(terms) ? 0 : sum;
+  return sum <= DustOf<T>(terms) ? 0 : sum;
 }
 
 // OriginFactor() of a whole row, the scale of ScaledExp() undone.
@@ -285,10 +288,14 @@ HWY_INLINE void MapRow(D d, size_t size, const Map& map, const Writing& writing,
 
 // Whether the vector code holds the coefficient, or needs none: rows of NaN and rows that count nowhere.
 template <typename T>
-bool FitsIn(const Gradient<T>& gradient) {
+bool FitsIn(double p_scale) {
   using C = ExpConstants<T>;
-  const double p = std::fabs(gradient.p_scale);
+  const double p = std::fabs(p_scale);
   return p == 0 || std::isnan(p) || (p >= C::kLeastFactor && p <= C::kMostFactor);
+}
+template <typename T>
+bool FitsIn(const Gradient<T>& gradient) {
+  return FitsIn<T>(gradient.p_scale);
 }
 
 // For coefficients beyond: one value at a time, in double. Entry j of the row is x[j * stride].

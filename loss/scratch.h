@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "loss/column.h"
 #include "loss/loss.h"
 #include "loss/row.h"
 
@@ -22,7 +23,7 @@ struct ScratchLayout {
   static constexpr int64_t kInPlace = -1;
   static constexpr int64_t kAlignment = 64;
   static constexpr int64_t kTileBytes = 1 << 15;  // rows of one tile stay in the L1 cache between their steps
-  static constexpr int64_t kMaxTileElements = 128;
+  static constexpr int64_t kMaxTileElements = kMaxPlainRows;
   static constexpr int64_t kMinColumns = 64;        // in a tile: whole cache lines, and a few vectors
   static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
   static constexpr int64_t kMaxPointBytes = 1 << 18;
@@ -44,7 +45,7 @@ struct ScratchLayout {
     const ResultTypes& results = plan.results;
     const TensorType& gradient = results.logits_gradient;
     const auto ready = [&](const TensorType& tensor) { return plan.inner_size == 1 && tensor.data_type == compute; };
-    columns = Take(by_columns, tile_bytes);
+    columns = Take(by_columns, ColumnStride(tile_elements) * row_bytes);
     if (by_columns) {  // short rows are turned around as the compute type
       logits = Take(plan.inner_size == 1 && row_type != compute, tile_bytes);
       logits_gradient = Take(gradient && plan.inner_size == 1 && gradient.data_type != compute, tile_bytes);
@@ -64,6 +65,11 @@ struct ScratchLayout {
     points = Take(!dense, tile_elements * point_bytes);
     whole_rows =
         results.entropy || results.probabilities || results.log_probabilities || (dense && results.targets_gradient);
+  }
+
+  // Of a copy of `count` rows as columns.
+  static constexpr int64_t ColumnStride(int64_t count) {
+    return (count + kColumnLanes - 1) / kColumnLanes * kColumnLanes;
   }
 
   bool whole_rows;  // outputs of every class are asked for, besides the logits' gradient

@@ -41,7 +41,6 @@ class SoftmaxLoss {
       int64_t count = std::min(layout_.tile_elements, block_.end - element);
       if (inner > 1) count = std::min(count, inner - element % inner);
       const TileRange range{plan_.RowStart(element), inner, count, plan_.num_classes};
-      for (int64_t row = 0; row < count; ++row) ignored_[row] = IsIgnored(plan_, block_.inputs, element + row);
       if (layout_.layout == RowLayout::kColumns) {
         EvaluateColumns(element, range);
       } else {
@@ -75,9 +74,14 @@ class SoftmaxLoss {
     if (rows != nullptr && part != ScratchLayout::kInPlace) WriteTile(rows, range, tensor);
   }
 
+  void FindIgnored(int64_t first, int64_t count) {
+    for (int64_t row = 0; row < count; ++row) ignored_[row] = IsIgnored(plan_, block_.inputs, first + row);
+  }
+
   // ---- by rows ----
 
   void EvaluateRows(int64_t first, const TileRange& range) {
+    FindIgnored(first, range.count);
     const int64_t num_classes = plan_.num_classes;
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
     const S* x = layout_.modified ? ModifiedLogits(range) : Rows<S>(block_.inputs.logits, range, layout_.logits);
@@ -181,49 +185,57 @@ class SoftmaxLoss {
 
   void EvaluateColumns(int64_t first, const TileRange& range) {
     const ColumnKernels<T> kernels = ColumnKernelsOf<T>();
-    const int64_t num_classes = plan_.num_classes, count = range.count;
+    const int64_t num_classes = plan_.num_classes, count = range.count, stride = ScratchLayout::ColumnStride(count);
     T* columns = Part<T>(layout_.columns);
     ReadColumns(range, columns);
-    if (plain_ && EvaluatePlainColumns(first, count, kernels, columns)) return WriteColumns(range, columns);
+    if (plain_ && EvaluatePlain(first, count, kernels, columns)) return WriteColumns(range, columns);
     if (plain_) ReadColumns(range, columns);
-    kernels.reduce(columns, count, num_classes, count, background_, sums_.data());
-    DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * count + row]); });
+    FindIgnored(first, count);
+    kernels.reduce(columns, stride, num_classes, count, background_, sums_.data());
+    DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * stride + row]); });
     if (!results_.logits_gradient) return;
-    kernels.scatter(columns, count, num_classes, count, gradients_.data(), columns);
+    kernels.scatter(columns, stride, num_classes, count, gradients_.data(), columns);
     for (int64_t row = 0; row < count; ++row) {
-      for (const Point& p : gradients_[row].points) columns[p.target * count + row] = static_cast<T>(p.value);
+      for (const Point& p : gradients_[row].points) columns[p.target * stride + row] = static_cast<T>(p.value);
     }
     WriteColumns(range, columns);
   }
 
   // Everything of a plain tile but what ReadColumns() and WriteColumns() do; false if it has to be done otherwise.
-  bool EvaluatePlainColumns(int64_t first, int64_t count, const ColumnKernels<T>& kernels, T* columns) {
+  bool EvaluatePlain(int64_t first, int64_t count, const ColumnKernels<T>& kernels, T* columns) {
     std::array<int64_t, kTile> targets, predicted;
     std::array<double, kTile> masses, losses;
+    const int64_t stride = ScratchLayout::ColumnStride(count);
     WithIntegers(block_.inputs.targets, [&](const auto& load) {
       for (int64_t row = 0; row < count; ++row) {
         const int64_t target = load(first + row);
-        targets[row] = target == plan_.ignore_index ? -1 : target;
+        ignored_[row] = target == plan_.ignore_index;
+        targets[row] = ignored_[row] ? 0 : target;
       }
     });
-    for (int64_t row = 0; row < count; ++row) {
-      masses[row] = class_weights_ == nullptr || targets[row] < 0 ? 1 : ClassWeight(block_.inputs, targets[row]);
+    std::fill(targets.begin() + count, targets.begin() + stride, 0);
+    std::fill(ignored_.begin() + count, ignored_.begin() + stride, true);
+    std::fill_n(masses.begin(), stride, 1.0);
+    for (int64_t row = 0; class_weights_ != nullptr && row < count; ++row) {
+      masses[row] = ignored_[row] ? 1 : ClassWeight(block_.inputs, targets[row]);
     }
-    const bool gradient = static_cast<bool>(results_.logits_gradient);
     const bool predict = static_cast<bool>(results_.predicted_class);
-    if (!kernels.plain({columns, count, plan_.num_classes, count, targets.data(), masses.data(),
-                        block_.weights.gradient_scale, gradient, losses.data(),
-                        predict ? predicted.data() : nullptr})) {
-      return false;
-    }
-    for (int64_t row = 0; row < count; ++row) {
-      if (predict) StoreElement(results_.predicted_class.data, first + row, predicted[row]);
-      if (targets[row] < 0) {
-        block_.AddIgnored(first + row);
-        continue;
-      }
-      block_.AddLoss(first + row, losses[row]);
-      if (predict && predicted[row] == targets[row]) ++block_.summary.correct_count;
+    const PlainTile<T> tile = {.x = columns,
+                               .stride = stride,
+                               .num_classes = plan_.num_classes,
+                               .count = count,
+                               .targets = targets.data(),
+                               .ignored = ignored_.data(),
+                               .masses = masses.data(),
+                               .gradient_scale = block_.weights.gradient_scale,
+                               .gradient = static_cast<bool>(results_.logits_gradient),
+                               .losses = losses.data(),
+                               .predicted = predict ? predicted.data() : nullptr};
+    if (!kernels.plain(tile)) return false;
+    block_.AddLosses(first, {losses.data(), static_cast<size_t>(count)}, ignored_.data());
+    for (int64_t row = 0; predict && row < count; ++row) {
+      StoreElement(results_.predicted_class.data, first + row, predicted[row]);
+      if (!ignored_[row] && predicted[row] == targets[row]) ++block_.summary.correct_count;
     }
     return true;
   }
@@ -236,12 +248,21 @@ class SoftmaxLoss {
     return index && scalar && !more && options_.label_smoothing == 0 && options_.z_loss == 0 && !IsModified(options_);
   }
 
-  // A copy of the logits, [num_classes, count].
+  // A copy of the logits, [num_classes, ColumnStride(count)].
   void ReadColumns(const TileRange& range, T* columns) {
     const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
-    if (range.stride == 1) return Transpose(ShortRows(range), range.count, range.num_classes, columns);
+    const int64_t stride = ScratchLayout::ColumnStride(range.count);
+    if (range.stride == 1) {
+      const T* rows = ShortRows(range);
+      for (int64_t r = 0; r < range.count; ++r) {
+        for (int64_t c = 0; c < range.num_classes; ++c) {
+          columns[c * stride + r] = LoadElement<T>(rows, r * range.num_classes + c);
+        }
+      }
+      return;
+    }
     for (int64_t c = 0; c < range.num_classes; ++c) {
-      kernels_.widen(x + c * range.stride, range.count, columns + c * range.count);
+      kernels_.widen(x + c * range.stride, range.count, columns + c * stride);
     }
   }
 
@@ -250,9 +271,14 @@ class SoftmaxLoss {
     const MutableTensorView& gradient = results_.logits_gradient;
     if (!gradient) return;
     const bool as_stored = gradient.type.data_type == layout_.row_type;
+    const int64_t stride = ScratchLayout::ColumnStride(range.count);
     if (range.stride == 1) {
       T* rows = OutputRows(gradient, range, layout_.logits_gradient);
-      Transpose(columns, range.num_classes, range.count, rows);
+      for (int64_t r = 0; r < range.count; ++r) {
+        for (int64_t c = 0; c < range.num_classes; ++c) {
+          StoreElement(rows, r * range.num_classes + c, columns[c * stride + r]);
+        }
+      }
       if (layout_.logits_gradient == ScratchLayout::kInPlace) return;
       if (!as_stored) return WriteTile(rows, range, gradient);
       kernels_.narrow(rows, range.count * range.num_classes, false, static_cast<S*>(gradient.data) + range.base);
@@ -262,10 +288,9 @@ class SoftmaxLoss {
     for (int64_t c = 0; c < range.num_classes; ++c) {
       const int64_t to = range.base + c * range.stride;
       if (as_stored) {
-        kernels_.narrow(columns + c * range.count, range.count, plan_.stream_gradient,
-                        static_cast<S*>(gradient.data) + to);
+        kernels_.narrow(columns + c * stride, range.count, plan_.stream_gradient, static_cast<S*>(gradient.data) + to);
       } else {
-        wide.narrow(columns + c * range.count, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
+        wide.narrow(columns + c * stride, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
       }
     }
   }
@@ -277,13 +302,6 @@ class SoftmaxLoss {
     } else {
       kernels_.widen(x, range.count * range.num_classes, Part<T>(layout_.logits));
       return Part<T>(layout_.logits);
-    }
-  }
-
-  // y [columns, rows] from x [rows, columns].
-  static void Transpose(const T* x, int64_t rows, int64_t columns, T* y) {
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < columns; ++c) StoreElement(y, c * rows + r, LoadElement<T>(x, r * columns + c));
     }
   }
 

@@ -130,7 +130,9 @@ void ExpectSameBitsWithMoreOutputs(Batch batch, const std::string& what) {
   EXPECT_EQ(few.results.element_loss.Bits(), more.results.element_loss.Bits()) << what;
   EXPECT_EQ(few.results.predicted_class.Bits(), more.results.predicted_class.Bits()) << what;
   ASSERT_EQ(few.results.logits_gradient.Bits(), more.results.logits_gradient.Bits()) << what;
-  if (std::isfinite(few.summary.loss_sum)) EXPECT_EQ(few.summary.loss_sum, more.summary.loss_sum) << what;
+  if (std::isfinite(few.summary.loss_sum)) {
+    EXPECT_EQ(few.summary.loss_sum, more.summary.loss_sum) << what;
+  }
   EXPECT_EQ(std::isfinite(few.summary.loss_sum), std::isfinite(more.summary.loss_sum)) << what;
   EXPECT_EQ(few.summary.correct_count, more.summary.correct_count) << what;
   EXPECT_EQ(few.summary.nonfinite_count, more.summary.nonfinite_count) << what;
