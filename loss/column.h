@@ -32,7 +32,7 @@ struct PlainTile {
   double* losses;      // w_y (-ln p_y)
   int64_t* predicted;  // as PREDICTED_CLASS; null if not asked for
 };
-inline constexpr int64_t kMaxPlainRows = 128;
+inline constexpr int64_t kMaxPlainRows = 256;
 
 // The kernels for columns of T (float or double), of the best SIMD target.
 template <typename T>

@@ -25,11 +25,17 @@ void Block::AddLosses(int64_t first, std::span<const double> losses, const bool*
   // What float32 cannot hold is infinite: from the middle between its largest and the next power of 2.
   const bool narrow = plan.results.loss.data_type == DataType::kFloat32;
   const double finite_below = narrow ? 0x1.ffffffp127 : std::numeric_limits<double>::infinity();
+  double sum = summary.loss_sum;
+  int64_t nonfinite = 0;
   for (size_t i = 0; i < losses.size(); ++i) {
     const double loss = ignored[i] ? 0 : plan.unit_scale * losses[i];
-    if (!ignored[i]) summary.loss_sum += loss;
-    summary.nonfinite_count += std::fabs(loss) < finite_below ? 0 : 1;
-    if (stored) StoreLoss(first + static_cast<int64_t>(i), loss);
+    sum += loss;
+    nonfinite += std::fabs(loss) < finite_below ? 0 : 1;
+  }
+  summary.loss_sum = sum;
+  summary.nonfinite_count += nonfinite;
+  for (size_t i = 0; stored && i < losses.size(); ++i) {
+    StoreLoss(first + static_cast<int64_t>(i), ignored[i] ? 0 : plan.unit_scale * losses[i]);
   }
 }
 

@@ -262,8 +262,20 @@ class SoftmaxLoss {
       return;
     }
     for (int64_t c = 0; c < range.num_classes; ++c) {
+      FetchAhead(x, c, range);
       kernels_.widen(x + c * range.stride, range.count, columns + c * stride);
     }
+  }
+
+  // Classes that lie far apart are many streams for the hardware, each touched for a moment: so what is read a few
+  // classes later, or by then in the next tile, is asked for now.
+  static void FetchAhead(const S* x, int64_t c, const TileRange& range) {
+    constexpr int64_t kClasses = 8, kLine = 64;
+    const int64_t ahead = c + kClasses, tile = ahead >= range.num_classes ? 1 : 0;
+    const S* from = x + (ahead - tile * range.num_classes) * range.stride + tile * range.count;
+    if (ahead - tile * range.num_classes >= range.num_classes) return;
+    const char* const bytes = reinterpret_cast<const char*>(from);
+    for (int64_t i = 0; i < range.count * static_cast<int64_t>(sizeof(S)); i += kLine) __builtin_prefetch(bytes + i);
   }
 
   // To the logits' gradient, if that is asked for.
