@@ -55,29 +55,37 @@ struct BlockMax {
   size_t place;
 };
 
-// REQUIRES: n <= kBlockBytes / sizeof(T).
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE BlockMax<T> MaxOf(D d, const T* x, size_t n) {
+// Of x as T, which is also left in `copy` where it is stored as something else. REQUIRES: n <= kBlockBytes / sizeof(T).
+template <class D, typename S, typename T = hn::TFromD<D>>
+HWY_INLINE BlockMax<T> MaxOf(D d, const S* x, size_t n, T* copy) {
   constexpr size_t kGroupVectors = 16;
   const size_t lanes = hn::Lanes(d), group = kGroupVectors * lanes;
   HWY_ALIGN T maxima[kBlockBytes / sizeof(T) / kGroupVectors];  // of each group, by lane
   const auto lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
+  const auto load = [&](size_t i) HWY_ATTR {
+    const auto v = LoadLanes(d, x + i);
+    if constexpr (!std::is_same_v<S, T>) hn::Store(v, d, copy + i);
+    return v;
+  };
   // Max(v, m): where v is NaN, x86 keeps m. Wherever NaN ends up, the sums catch it.
   auto all = lowest;
   size_t groups = 0;
   for (size_t first = 0; first < n; first += group, ++groups) {
-    const T* p = x + first;
-    const size_t size = std::min(group, n - first);
+    const size_t end = std::min(first + group, n);
     auto m0 = lowest, m1 = lowest, m2 = lowest, m3 = lowest;
-    size_t i = 0;
-    for (; i + kUnroll * lanes <= size; i += kUnroll * lanes) {
-      m0 = hn::Max(hn::LoadU(d, p + i), m0);
-      m1 = hn::Max(hn::LoadU(d, p + i + lanes), m1);
-      m2 = hn::Max(hn::LoadU(d, p + i + 2 * lanes), m2);
-      m3 = hn::Max(hn::LoadU(d, p + i + 3 * lanes), m3);
+    size_t i = first;
+    for (; i + kUnroll * lanes <= end; i += kUnroll * lanes) {
+      m0 = hn::Max(load(i), m0);
+      m1 = hn::Max(load(i + lanes), m1);
+      m2 = hn::Max(load(i + 2 * lanes), m2);
+      m3 = hn::Max(load(i + 3 * lanes), m3);
     }
-    for (; i + lanes <= size; i += lanes) m0 = hn::Max(hn::LoadU(d, p + i), m0);
-    if (i < size) m0 = hn::Max(LoadTail(d, p + i, size - i, -std::numeric_limits<T>::infinity()), m0);
+    for (; i + lanes <= end; i += lanes) m0 = hn::Max(load(i), m0);
+    if (i < end) {
+      const auto v = LoadTail(d, x + i, end - i);
+      if constexpr (!std::is_same_v<S, T>) StoreTail(v, d, copy + i, end - i);
+      m0 = hn::Max(hn::IfThenElse(hn::FirstN(d, end - i), v, lowest), m0);
+    }
     m0 = hn::Max(hn::Max(m0, m1), hn::Max(m2, m3));
     hn::Store(m0, d, maxima + groups * lanes);
     all = hn::Max(m0, all);
@@ -87,7 +95,9 @@ HWY_INLINE BlockMax<T> MaxOf(D d, const T* x, size_t n) {
   size_t found = 0;
   while (found + 1 < groups && hn::AllFalse(d, hn::Eq(hn::Load(d, maxima + found * lanes), wanted))) ++found;
   const size_t first = found * group;
-  return {max, first + hn::Find(d, max, x + first, std::min(group, n - first))};
+  const T* values = copy;
+  if constexpr (std::is_same_v<S, T>) values = x;
+  return {max, first + hn::Find(d, max, values + first, std::min(group, n - first))};
 }
 
 // Sums of one block relative to its own max.
@@ -323,9 +333,9 @@ double NanOf(const T* x, size_t n) {
   return std::any_of(x, x + n, [](T v) { return std::isnan(v); }) ? std::numeric_limits<double>::quiet_NaN() : 0;
 }
 
-// y_j = x_j, or x_j - offset.
-template <class D, typename S, typename T = hn::TFromD<D>>
-HWY_INLINE void CopyBlock(D d, const S* x, size_t n, T offset, T* y) {
+// y_j = x_j - offset.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE void MoveBlock(D d, const T* x, size_t n, T offset, T* y) {
   const auto shift = hn::Set(d, offset);
   MapRow(
       d, n, [&](const auto& load) HWY_ATTR { return hn::Sub(load(x), shift); }, {}, y);
@@ -335,13 +345,8 @@ template <BackgroundKind kKind, typename S, class D, typename T = hn::TFromD<D>>
 HWY_INLINE void ReduceBlock(D d, const S* x, size_t offset, size_t n, const Background<T>& background, RowSums& row) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   HWY_ALIGN_MAX T copy[kBlockBytes / sizeof(T)];
-  RowBlock<T> block{copy, n, offset, {}, reinterpret_cast<const char*>(x) + kAheadBytes};
-  if constexpr (std::is_same_v<S, T>) {
-    block.x = x;
-  } else {
-    CopyBlock(d, x, n, T{0}, copy);
-  }
-  block.max = MaxOf(d, block.x, n);
+  RowBlock<T> block{copy, n, offset, MaxOf(d, x, n, copy), reinterpret_cast<const char*>(x) + kAheadBytes};
+  if constexpr (std::is_same_v<S, T>) block.x = x;
   if (block.max.max == kInfinity) {  // the loss will be NaN; what is left to say is whether the row has NaN
     return Fold({NanOf(block.x, n)}, block, row);
   }
@@ -349,7 +354,7 @@ HWY_INLINE void ReduceBlock(D d, const S* x, size_t offset, size_t n, const Back
   if (block.max.max == -kInfinity) {
     summed.max = {0, ~size_t{0} / 2};
   } else if (std::fabs(block.max.max) > ExpConstants<T>::kOffsetAbove) {
-    CopyBlock(d, block.x, n, block.max.max, copy);
+    MoveBlock(d, block.x, n, block.max.max, copy);
     summed.x = copy;
     summed.max.max = 0;
   }

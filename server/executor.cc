@@ -10,9 +10,21 @@
 #include <mutex>
 #include <utility>
 
+#include "absl/container/fixed_array.h"
+
 namespace lossd {
 
 namespace tbb = oneapi::tbb;
+
+namespace {
+
+// Indices [next, end).
+struct alignas(64) Run {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
+
+}  // namespace
 
 struct Executor::Pool {
   // No slot is reserved for outside threads: whoever computes is one of ours. TBB starts no more workers than the
@@ -58,12 +70,21 @@ void Executor::Submit(std::function<void()> work) {
 
 void Executor::ForEach(int64_t count, const std::function<void(int64_t, int)>& body) {
   const int workers = static_cast<int>(std::min<int64_t>(count, pool_->threads));
-  std::atomic<int64_t> next{0};
+  // Each worker begins with a run of neighbours, whose memory follows one another, and then helps with what is left of
+  // the others'.
+  absl::FixedArray<Run, 64> runs(static_cast<size_t>(std::max(workers, 1)));
+  for (int i = 0; i < workers; ++i) {
+    runs[static_cast<size_t>(i)].next = count * i / workers;
+    runs[static_cast<size_t>(i)].end = count * (i + 1) / workers;
+  }
   // Release after, acquire before: see Submit().
   std::atomic<int> order{0};
   const auto work = [&](int worker) {
     order.fetch_add(1, std::memory_order_acquire);
-    for (int64_t index = next++; index < count; index = next++) body(index, worker);
+    for (int i = 0; i < workers; ++i) {
+      Run& run = runs[static_cast<size_t>((worker + i) % workers)];
+      for (int64_t index = run.next++; index < run.end; index = run.next++) body(index, worker);
+    }
     order.fetch_add(1, std::memory_order_release);
   };
   order.fetch_add(1, std::memory_order_release);
