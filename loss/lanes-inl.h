@@ -66,14 +66,19 @@ HWY_INLINE VU NarrowBits(DF df, hn::Vec<DF> v, Float16) {
   return hn::Or(result, sign);
 }
 
+// In the upper half of each lane; the lower is what was cut off.
 template <class DF, class VU = hn::Vec<hn::RebindToUnsigned<DF>>>
-HWY_INLINE VU NarrowBits(DF, hn::Vec<DF> v, Bfloat16) {
+HWY_INLINE VU RoundToBfloat16(DF, hn::Vec<DF> v) {
   const hn::RebindToUnsigned<DF> du;
-  const auto bits = hn::BitCast(du, v);
+  const auto nan = hn::RebindMask(du, hn::IsNaN(v));
+  const auto bits = hn::IfThenElse(nan, hn::Set(du, 0x7fc00000u), hn::BitCast(du, v));
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd));
-  const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40u));
-  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
+  return hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd);
+}
+
+template <class DF, class VU = hn::Vec<hn::RebindToUnsigned<DF>>>
+HWY_INLINE VU NarrowBits(DF df, hn::Vec<DF> v, Bfloat16) {
+  return hn::ShiftRight<16>(RoundToBfloat16(df, v));
 }
 
 // ---- load and store ----
@@ -115,6 +120,15 @@ HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> NarrowLanes(D d, hn::Vec<D> v) {
   const hn::Rebind<uint16_t, D> d16;
 #if LOSSD_AT_LEAST_AVX2
   if constexpr (std::is_same_v<S, Float16>) return hn::BitCast(d16, hn::DemoteTo(hn::Rebind<hwy::float16_t, D>(), v));
+#endif
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+  if constexpr (std::is_same_v<S, Bfloat16> &&
+                hn::MaxLanes(D()) == 16) {  // the upper halves, by the one instruction that Highway has no name for
+    alignas(64) static constexpr uint16_t kUpper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+    const hn::Repartition<uint16_t, D> du16;
+    const auto halves = hn::BitCast(du16, RoundToBfloat16(d, v));
+    return hn::LowerHalf(hn::Vec<decltype(du16)>{_mm512_permutexvar_epi16(hn::Load(du16, kUpper).raw, halves.raw)});
+  }
 #endif
   return hn::DemoteTo(d16, hn::BitCast(hn::RebindToSigned<D>(), NarrowBits(d, v, S{})));
 }
