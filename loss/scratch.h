@@ -27,8 +27,7 @@ struct ScratchLayout {
   static constexpr int64_t kMinColumns = 64;        // in a tile: whole cache lines, and a few vectors
   static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
   static constexpr int64_t kMaxPointBytes = 1 << 18;
-  static constexpr int64_t kMaxShortRow = 64;     // classes; a longer row fills its vectors well
-  static constexpr int64_t kMaxColumn = 1 << 30;  // classes that a 32-bit lane can count
+  static constexpr int64_t kMaxShortRow = 128;  // classes; a longer row fills its vectors well
 
   explicit ScratchLayout(const Plan& plan) : modified(IsModified(plan)), layout(LayoutOf(plan)) {
     const DataType compute = plan.compute_type;
@@ -87,17 +86,13 @@ struct ScratchLayout {
   }
 
   static RowLayout LayoutOf(const Plan& plan) {
-    const DataType logits = plan.inputs.logits.data_type, gradient = plan.results.logits_gradient.data_type;
-    const bool readable = logits == plan.compute_type || plan.compute_type == DataType::kFloat32;
+    const bool readable = plan.inputs.logits.data_type == plan.compute_type || plan.compute_type == DataType::kFloat32;
     if (IsModified(plan) || !readable) return RowLayout::kGathered;
     const bool row_by_row = plan.target_kind == TargetKind::kProbabilities || plan.results.entropy ||
                             plan.results.probabilities || plan.results.log_probabilities;
-    const bool by_columns = !row_by_row && plan.num_classes <= kMaxColumn;
-    if (plan.inner_size == 1) {
-      return by_columns && plan.num_classes <= kMaxShortRow ? RowLayout::kColumns : RowLayout::kRows;
-    }
-    const bool writable = !plan.results.logits_gradient || gradient == logits || gradient == plan.compute_type;
-    return by_columns && writable ? RowLayout::kColumns : RowLayout::kGathered;
+    // By columns or by rows: that depends on the row alone, so that its bits are the same in every layout.
+    if (!row_by_row && plan.num_classes <= kMaxShortRow) return RowLayout::kColumns;
+    return plan.inner_size == 1 ? RowLayout::kRows : RowLayout::kGathered;
   }
 
   int64_t Take(bool needed, int64_t bytes) {

@@ -297,12 +297,16 @@ class SoftmaxLoss {
       return;
     }
     const RowKernels<T> wide = RowKernelsOf<T>();
+    const bool wide_enough = gradient.type.data_type == kDataTypeOf<T>;
     for (int64_t c = 0; c < range.num_classes; ++c) {
+      const T* from = columns + c * stride;
       const int64_t to = range.base + c * range.stride;
       if (as_stored) {
-        kernels_.narrow(columns + c * stride, range.count, plan_.stream_gradient, static_cast<S*>(gradient.data) + to);
+        kernels_.narrow(from, range.count, plan_.stream_gradient, static_cast<S*>(gradient.data) + to);
+      } else if (wide_enough) {
+        wide.narrow(from, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
       } else {
-        wide.narrow(columns + c * stride, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
+        for (int64_t r = 0; r < range.count; ++r) StoreFloat(gradient, to + r, from[r]);
       }
     }
   }

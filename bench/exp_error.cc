@@ -1,0 +1,90 @@
+// exp_error: the largest error of lossd's exp over every float there is, on every SIMD target, in units of the last
+// place of the result; the truth is exp in double. exp(x - m) for all x <= m: once from m = 0, and from an m whose
+// fraction, and one whose size, put the origin elsewhere. Half a minute on two cores. Fails above the documented bound.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <thread>
+#include <vector>
+
+#include "hwy/highway.h"
+#include "loss/row.h"
+
+namespace lossd {
+namespace {
+
+constexpr double kBound = 1.2;  // docs/numerics.md
+
+struct Worst {
+  double ulps = 0;
+  float x = 0;
+};
+
+// |y - truth| in units of the last place that a float of truth's size has.
+double Ulps(float y, double truth) {
+  const int exponent = truth > 0 ? std::max(std::ilogb(truth), -126) : -126;
+  return std::fabs(static_cast<double>(y) - truth) / std::ldexp(1.0, exponent - 23);
+}
+
+// Floats whose bits, in the order of the numbers, are [begin, end).
+Worst WorstOf(float max, uint32_t begin, uint32_t end) {
+  constexpr size_t kChunk = 4096;
+  const RowKernels<float> kernels = RowKernelsOf<float>();
+  std::vector<float> x(kChunk), y(kChunk);
+  Worst worst;
+  for (uint64_t first = begin; first < end; first += kChunk) {
+    const size_t n = static_cast<size_t>(std::min<uint64_t>(kChunk, end - first));
+    for (size_t i = 0; i < n; ++i) {
+      const auto place = static_cast<uint32_t>(first + i);  // 0 is -NaN's end, 2^31 is 0
+      x[i] = std::bit_cast<float>(place < 0x80000000u ? ~place : place - 0x80000000u);
+    }
+    kernels.scatter(x.data(), static_cast<int64_t>(n), {.max = max, .p_scale = 1}, y.data());
+    for (size_t i = 0; i < n; ++i) {
+      const double z = static_cast<double>(x[i]) - static_cast<double>(max);
+      if (!(z <= 0)) continue;  // NaN, and what no row has beside m
+      const double ulps = Ulps(y[i], std::exp(z));
+      if (!(ulps <= worst.ulps)) worst = {ulps, x[i]};
+    }
+  }
+  return worst;
+}
+
+Worst WorstOfAll(float max, unsigned threads) {
+  std::vector<Worst> found(threads);
+  std::vector<std::thread> pool;
+  for (unsigned t = 0; t < threads; ++t) {
+    const auto bound = [&](uint64_t i) { return static_cast<uint32_t>(std::min<uint64_t>((i << 32) / threads, ~0u)); };
+    pool.emplace_back([&, t] { found[t] = WorstOf(max, bound(t), bound(t + 1)); });
+  }
+  Worst worst;
+  for (unsigned t = 0; t < threads; ++t) {
+    pool[t].join();
+    if (!(found[t].ulps <= worst.ulps)) worst = found[t];
+  }
+  return worst;
+}
+
+int Run() {
+  bool within = true;
+  std::printf("%-8s %12s %16s %12s\n", "target", "m", "worst x", "error (ulp)");
+  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    for (float max : {0.0f, 37.7f, -1234.5f}) {
+      std::fprintf(stderr, "%s, m = %g ...\r", hwy::TargetName(target), static_cast<double>(max));
+      const Worst worst = WorstOfAll(max, std::max(std::thread::hardware_concurrency(), 1u));
+      std::printf("%-8s %12g %16.9g %12.4f\n", hwy::TargetName(target), static_cast<double>(max),
+                  static_cast<double>(worst.x), worst.ulps);
+      within = within && worst.ulps <= kBound;
+    }
+  }
+  std::puts(within ? "within the documented bound" : "OUTSIDE the documented bound");
+  return within ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace lossd
+
+int main() { return lossd::Run(); }
