@@ -1,6 +1,6 @@
 // exp_error: the largest error of lossd's exp over every float there is, on every SIMD target, in units of the last
 // place of the result; the truth is exp in double. exp(x - m) for all x <= m: once from m = 0, and from an m whose
-// fraction, and one whose size, put the origin elsewhere. Half a minute on two cores. Fails above the documented bound.
+// fraction, and one whose size, put the origin elsewhere. A few minutes on two cores. Fails above the documented bound.
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -15,7 +15,12 @@
 namespace lossd {
 namespace {
 
-constexpr double kBound = 1.2;  // docs/numerics.md
+// docs/numerics.md. An origin that is not 0 or a large m has a factor of its own, and so two roundings more.
+struct Origin {
+  float max;
+  double bound;
+};
+constexpr Origin kOrigins[] = {{0, 1.2}, {37.7f, 2.2}, {-1234.5f, 1.2}};
 
 struct Worst {
   double ulps = 0;
@@ -72,12 +77,12 @@ int Run() {
   for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
     hwy::SetSupportedTargetsForTest(target);
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    for (float max : {0.0f, 37.7f, -1234.5f}) {
+    for (const auto& [max, bound] : kOrigins) {
       std::fprintf(stderr, "%s, m = %g ...\r", hwy::TargetName(target), static_cast<double>(max));
       const Worst worst = WorstOfAll(max, std::max(std::thread::hardware_concurrency(), 1u));
       std::printf("%-8s %12g %16.9g %12.4f\n", hwy::TargetName(target), static_cast<double>(max),
                   static_cast<double>(worst.x), worst.ulps);
-      within = within && worst.ulps <= kBound;
+      within = within && worst.ulps <= bound;
     }
   }
   std::puts(within ? "within the documented bound" : "OUTSIDE the documented bound");

@@ -44,9 +44,13 @@ struct ScratchLayout {
     const ResultTypes& results = plan.results;
     const TensorType& gradient = results.logits_gradient;
     const auto ready = [&](const TensorType& tensor) { return plan.inner_size == 1 && tensor.data_type == compute; };
+    const bool dense = plan.target_kind == TargetKind::kProbabilities;
+    whole_rows =
+        results.entropy || results.probabilities || results.log_probabilities || (dense && results.targets_gradient);
     columns = Take(by_columns, ColumnStride(tile_elements) * row_bytes);
     if (by_columns) {  // short rows are turned around as the compute type
       logits = Take(plan.inner_size == 1 && row_type != compute, tile_bytes);
+      rows = Take(whole_rows && plan.inner_size != 1, tile_bytes);
       logits_gradient = Take(gradient && plan.inner_size == 1 && gradient.data_type != compute, tile_bytes);
     } else {
       const bool in_rows = layout == RowLayout::kRows;
@@ -55,15 +59,12 @@ struct ScratchLayout {
       const bool written = !modified && (ready(gradient) || (in_rows && gradient.data_type == row_type));
       logits_gradient = Take(gradient && !written, tile_bytes);
     }
-    const bool dense = plan.target_kind == TargetKind::kProbabilities;
     targets = Take(dense && !ready(plan.inputs.targets), tile_bytes);
     targets_gradient = Take(dense && results.targets_gradient && !ready(results.targets_gradient), tile_bytes);
     probabilities = Take(results.probabilities && !ready(results.probabilities), tile_bytes);
     log_probabilities = Take(results.log_probabilities && !ready(results.log_probabilities), tile_bytes);
     class_weights = Take(plan.inputs.class_weights && plan.inputs.class_weights.data_type != compute, row_bytes);
     points = Take(!dense, tile_elements * point_bytes);
-    whole_rows =
-        results.entropy || results.probabilities || results.log_probabilities || (dense && results.targets_gradient);
   }
 
   // Of a copy of `count` rows as columns.
@@ -77,6 +78,7 @@ struct ScratchLayout {
   DataType row_type;  // what the kernels read rows as
   int64_t total_bytes = 0;
   int64_t tile_elements = 1;  // rows evaluated together
+  int64_t rows = kInPlace;    // of a tile by columns
   int64_t columns, logits, targets, logits_gradient, targets_gradient, probabilities, log_probabilities, class_weights,
       points;
 
@@ -88,10 +90,10 @@ struct ScratchLayout {
   static RowLayout LayoutOf(const Plan& plan) {
     const bool readable = plan.inputs.logits.data_type == plan.compute_type || plan.compute_type == DataType::kFloat32;
     if (IsModified(plan) || !readable) return RowLayout::kGathered;
-    const bool row_by_row = plan.target_kind == TargetKind::kProbabilities || plan.results.entropy ||
-                            plan.results.probabilities || plan.results.log_probabilities;
-    // By columns or by rows: that depends on the row alone, so that its bits are the same in every layout.
-    if (!row_by_row && plan.num_classes <= kMaxShortRow) return RowLayout::kColumns;
+    // By columns or by rows: that depends on the row alone, so that its bits are the same in every layout, and whatever
+    // else is asked for.
+    const bool dense = plan.target_kind == TargetKind::kProbabilities;
+    if (!dense && plan.num_classes <= kMaxShortRow) return RowLayout::kColumns;
     return plan.inner_size == 1 ? RowLayout::kRows : RowLayout::kGathered;
   }
 

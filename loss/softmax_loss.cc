@@ -193,6 +193,7 @@ class SoftmaxLoss {
     FindIgnored(first, count);
     kernels.reduce(columns, stride, num_classes, count, background_, sums_.data());
     DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * stride + row]); });
+    if (layout_.whole_rows) WriteWholeRows(first, range, Rows<S>(block_.inputs.logits, range, layout_.rows));
     if (!results_.logits_gradient) return;
     kernels.scatter(columns, stride, num_classes, count, gradients_.data(), columns);
     for (int64_t row = 0; row < count; ++row) {
@@ -244,7 +245,7 @@ class SoftmaxLoss {
   bool IsPlain() const {
     const bool index = plan_.target_kind == TargetKind::kClassIndices && !block_.inputs.sample_weights;
     const bool scalar = block_.inputs.upstream_gradient.type.shape.rank() == 0;
-    const bool more = results_.log_sum_exp || results_.target_log_probability;
+    const bool more = results_.log_sum_exp || results_.target_log_probability || layout_.whole_rows;
     return index && scalar && !more && options_.label_smoothing == 0 && options_.z_loss == 0 && !IsModified(options_);
   }
 

@@ -134,7 +134,9 @@ TEST(InvarianceTest, AnyLayout) {
 void ExpectSameBitsWithMoreOutputs(Batch batch, const std::string& what) {
   batch.spec.outputs = {Output::kLogitsGradient, Output::kElementLoss, Output::kPredictedClass};
   const Outcome few = testing::Evaluate(batch).value();
-  batch.spec.outputs.Add(Output::kLogSumExp);
+  for (Output output : {Output::kLogSumExp, Output::kEntropy, Output::kProbabilities, Output::kLogProbabilities}) {
+    batch.spec.outputs.Add(output);
+  }
   const Outcome more = testing::Evaluate(batch).value();
   EXPECT_EQ(few.results.loss.Bits(), more.results.loss.Bits()) << what;
   EXPECT_EQ(few.results.element_loss.Bits(), more.results.element_loss.Bits()) << what;
