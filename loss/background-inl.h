@@ -48,21 +48,15 @@ HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
   }
 }
 
-// The factor of t_j that is left for the end: beta where it is one of the whole t_j.
-template <BackgroundKind kKind, typename T>
-HWY_INLINE double ScaleOf(const Background<T>& b) {
-  return kKind == BackgroundKind::kUniform || kKind == BackgroundKind::kWeights ? b.beta : 1;
-}
-
-// t_j over ScaleOf(): 1, w_j, or w_j (alpha q_j + beta). load(pointer) makes a vector of what a row has there.
+// t_j. load(pointer) makes a vector of what a row has there.
 template <BackgroundKind kKind, class D, class Load, typename T = hn::TFromD<D>>
 HWY_INLINE hn::Vec<D> BackgroundAt(D d, const Background<T>& b, const Load& load) {
   if constexpr (kKind == BackgroundKind::kNone) {
     return hn::Zero(d);
   } else if constexpr (kKind == BackgroundKind::kUniform) {
-    return hn::Set(d, T{1});
+    return hn::Set(d, static_cast<T>(b.beta));
   } else if constexpr (kKind == BackgroundKind::kWeights) {
-    return load(b.weights);
+    return hn::Mul(load(b.weights), hn::Set(d, static_cast<T>(b.beta)));
   } else {
     const auto alpha = hn::Set(d, static_cast<T>(b.alpha)), beta = hn::Set(d, static_cast<T>(b.beta));
     const auto q = hn::MulAdd(load(b.probabilities), alpha, beta);
@@ -71,15 +65,14 @@ HWY_INLINE hn::Vec<D> BackgroundAt(D d, const Background<T>& b, const Load& load
   }
 }
 
-// p e_j - s t_j, an entry of the gradient; s has ScaleOf() in it, p the factor of ScaledExp().
+// p e_j - s t_j, an entry of the gradient; p has the factor of ScaledExp() in it.
 template <BackgroundKind kKind, class D, class Load, class V = hn::Vec<D>>
 HWY_INLINE V GradientEntry(D d, V p, V e, V s, const Background<hn::TFromD<D>>& b, const Load& load) {
   if constexpr (kKind == BackgroundKind::kNone) return hn::Mul(p, e);
-  if constexpr (kKind == BackgroundKind::kUniform) return hn::MulSub(p, e, s);
   return hn::NegMulAdd(s, BackgroundAt<kKind>(d, b, load), hn::Mul(p, e));
 }
 
-// sum t_j and sum t_j (x_j - m), by lane and over ScaleOf().
+// sum t_j and sum t_j (x_j - m), by lane.
 template <BackgroundKind kKind, class D>
 struct BackgroundSums {
   hn::Vec<D> mass, dot;
@@ -89,7 +82,7 @@ struct BackgroundSums {
   // z is x - m, t of BackgroundAt(). kNone adds nothing, kUniform leaves `mass` to be known.
   HWY_INLINE void Add(D d, hn::Vec<D> z, hn::Vec<D> t) {
     if constexpr (kKind == BackgroundKind::kUniform) {
-      dot = hn::Add(dot, z);
+      dot = hn::MulAdd(t, z, dot);
     } else if constexpr (kKind != BackgroundKind::kNone) {
       mass = hn::Add(mass, t);
       dot = hn::MulAdd(t, hn::IfThenZeroElse(hn::Eq(t, hn::Zero(d)), z), dot);  // 0 * ln 0 = 0

@@ -123,7 +123,7 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
     const auto x = columns.Load(d, c);
     const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
     recent = hn::Add(recent, hn::IfThenZeroElse(is_max, ScaledExp(d, hn::Sub(x, origin.offset), origin)));
-    const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, p[c]); };
+    const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
     background.Add(d, hn::Sub(x, reference), BackgroundAt<kKind>(d, b, load));
     if ((c + 1) % kTermsInT != 0 && c + 1 != columns.num_classes) continue;
     Flush(d, recent, others);
@@ -138,11 +138,11 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   FactorsOf(d, reference, origin, factor);
   hn::Store(top.max, d, max);
   hn::Store(top.argmax, di, argmax);
-  const double scale = ScaleOf<kKind>(b);
   for (size_t r = 0; r < count; ++r) {
-    const double total = kKind == BackgroundKind::kUniform ? static_cast<double>(columns.num_classes) : mass[r];
+    const double total =
+        kKind == BackgroundKind::kUniform ? b.beta * static_cast<double>(columns.num_classes) : mass[r];
     sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(others[r] * factor[r], columns.num_classes),
-               std::max<int64_t>(argmax[r], 0), scale * total, scale * dot[r]};
+               std::max<int64_t>(argmax[r], 0), total, dot[r]};
     if (max[r] != kInfinity) continue;
     sums[r].others = 0;  // the loss will be NaN; what is left to say is whether the row has NaN
     for (int64_t c = 0; c < columns.num_classes; ++c) {
@@ -178,14 +178,13 @@ HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, size_t count, con
   constexpr size_t kMaxLanes = hn::MaxLanes(D());
   HWY_ALIGN_MAX T max[kMaxLanes] = {}, p_scale[kMaxLanes] = {}, t_scale[kMaxLanes] = {};
   HWY_ALIGN_MAX double factor[kMaxLanes];
-  const double scale = ScaleOf<kKind>(gradients[0].background);
   for (size_t r = 0; r < count; ++r) max[r] = static_cast<T>(gradients[r].max);
   const auto m = hn::Load(d, max);
   const auto origin = OriginOf(d, m);
   FactorsOf(d, m, origin, factor);
   for (size_t r = 0; r < count; ++r) {
     p_scale[r] = static_cast<T>(gradients[r].p_scale * factor[r]);
-    t_scale[r] = static_cast<T>(gradients[r].t_scale * scale);
+    t_scale[r] = static_cast<T>(gradients[r].t_scale);
   }
   HWY_ALIGN_MAX T keep[kMaxLanes] = {};
   for (size_t r = 0; kKeep && r < count; ++r) keep[r] = FitsIn(gradients[r]) ? T{0} : T{1};
@@ -194,7 +193,7 @@ HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, size_t count, con
   // A row that counts nowhere gets 0, whatever is in it.
   const auto nothing = hn::And(hn::Eq(p, hn::Zero(d)), hn::Eq(s, hn::Zero(d)));
   for (int64_t c = 0; c < columns.num_classes; ++c) {
-    const auto load = [&](const T* row) HWY_ATTR { return hn::Set(d, row[c]); };
+    const auto load = [&](const T* row) HWY_ATTR { return hn::Set(d, LoadElement<T>(row, c)); };
     const auto x = columns.Load(d, c);
     const auto e = ScaledExp(d, hn::Sub(x, origin.offset), origin);
     auto entry = hn::IfThenZeroElse(nothing, GradientEntry<kKind>(d, p, e, s, gradients[0].background, load));
@@ -284,7 +283,7 @@ HWY_INLINE void DecidePlain(const PlainTile<T>& tile, PlainRows<T>& rows) {
   const auto dust = hn::Set(d, DustOf<T>(tile.num_classes));
   const auto origin = OriginOf(d, zero);
   for (int64_t r = 0; r < tile.count; r += static_cast<int64_t>(hn::Lanes(d))) {
-    const auto max = hn::Load(d, rows.max + r), mass = hn::LoadU(d, tile.masses + r);
+    const auto max = hn::Load(d, rows.max + r), mass = hn::Add(zero, hn::LoadU(d, tile.masses + r));
     const auto sum = hn::Mul(hn::Load(d, rows.others + r), hn::Load(d, rows.factors + r));
     const auto others = hn::IfThenElse(hn::Lt(hn::Abs(max), infinity), hn::IfThenZeroElse(hn::Le(sum, dust), sum), nan);
     const auto z = hn::Sub(hn::Load(d, rows.logits + r), max);

@@ -384,6 +384,9 @@ absl::Status PlanResults(Plan& plan, const Shape& element_shape) {
 
 void PlanBlocks(Plan& plan) {
   plan.block_elements = std::max<int64_t>(kBlockLogits / plan.num_classes, 1);
+  // Of what a cache line brings, all is used; for the longest rows that would be too much memory.
+  const int64_t together = std::min<int64_t>(ScratchLayout::kGatheredElements, plan.inner_size);
+  if (plan.num_classes <= kBlockLogits) plan.block_elements = std::max(plan.block_elements, together);
   const TensorType& gradient = plan.results.logits_gradient;
   plan.stream_gradient = gradient && NumElements(gradient.shape) * SizeOf(gradient.data_type) >= kStreamedBytes;
   plan.num_blocks = (plan.num_elements + plan.block_elements - 1) / plan.block_elements;

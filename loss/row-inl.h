@@ -30,12 +30,15 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr size_t kBlockBytes = 8192;  // of the type computed in
 // How far ahead of the second pass over a block memory is fetched: far enough to hide its latency, near enough to stay
 // in the L1 cache beside the block.
 inline constexpr size_t kAheadBytes = 16384;
 inline constexpr size_t kUnroll = 4;  // independent accumulators hide the latency of addition
 inline constexpr size_t kCacheLine = 64;
+
+// Elements of a block: each of the accumulators adds up 32 terms, which is what a sum in T can take. 8 KiB on AVX-512.
+template <typename T>
+inline constexpr size_t kBlock = 32 * kUnroll* hn::MaxLanes(hn::ScalableTag<T>());
 
 template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE T LargestLane(D d, hn::Vec<D> v) {
@@ -55,12 +58,12 @@ struct BlockMax {
   size_t place;
 };
 
-// Of x as T, which is also left in `copy` where it is stored as something else. REQUIRES: n <= kBlockBytes / sizeof(T).
+// Of x as T, which is also left in `copy` where it is stored as something else. REQUIRES: n <= kBlock<T>.
 template <class D, typename S, typename T = hn::TFromD<D>>
 HWY_INLINE BlockMax<T> MaxOf(D d, const S* x, size_t n, T* copy) {
   constexpr size_t kGroupVectors = 16;
   const size_t lanes = hn::Lanes(d), group = kGroupVectors * lanes;
-  HWY_ALIGN T maxima[kBlockBytes / sizeof(T) / kGroupVectors];  // of each group, by lane
+  HWY_ALIGN_MAX T maxima[kBlock<T> / kGroupVectors];  // of each group, by lane
   const auto lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
   const auto load = [&](size_t i) HWY_ATTR {
     const auto v = LoadLanes(d, x + i);
@@ -202,9 +205,7 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     sums.background += SumOf(d, background[k].mass);
     sums.background_dot += SumOf(d, background[k].dot);
   }
-  if constexpr (kKind == BackgroundKind::kUniform) sums.background = static_cast<double>(n);
-  sums.background *= ScaleOf<kKind>(b);
-  sums.background_dot *= ScaleOf<kKind>(b);
+  if constexpr (kKind == BackgroundKind::kUniform) sums.background = b.beta * static_cast<double>(n);
   return sums;
 }
 
@@ -317,8 +318,10 @@ void ScatterInDouble(const S* x, int64_t stride, int64_t num_classes, const Grad
   const Point* const end = point + gradient.points.size();
   for (int64_t j = 0; j < num_classes; ++j) {
     const double e = std::exp(ToDouble(LoadElement<S>(x, j * stride)) - gradient.max);
-    const double q = b.alpha != 0 && b.probabilities != nullptr ? b.alpha * static_cast<double>(b.probabilities[j]) : 0;
-    const double w = b.weights != nullptr ? static_cast<double>(b.weights[j]) : 1;
+    const double q = b.alpha != 0 && b.probabilities != nullptr
+                         ? b.alpha * static_cast<double>(LoadElement<T>(b.probabilities, j))
+                         : 0;
+    const double w = b.weights != nullptr ? static_cast<double>(LoadElement<T>(b.weights, j)) : 1;
     const double t = has_background ? w * (q + b.beta) : 0;
     const double p = e == 0 ? 0 : gradient.p_scale * e;  // also of an infinite factor
     const double entry =
@@ -330,7 +333,9 @@ void ScatterInDouble(const S* x, int64_t stride, int64_t num_classes, const Grad
 // NaN if there is one, else 0.
 template <typename T>
 double NanOf(const T* x, size_t n) {
-  return std::any_of(x, x + n, [](T v) { return std::isnan(v); }) ? std::numeric_limits<double>::quiet_NaN() : 0;
+  bool nan = false;
+  for (size_t i = 0; i < n; ++i) nan |= std::isnan(LoadElement<T>(x, static_cast<int64_t>(i)));
+  return nan ? std::numeric_limits<double>::quiet_NaN() : 0;
 }
 
 // y_j = x_j - offset.
@@ -344,7 +349,7 @@ HWY_INLINE void MoveBlock(D d, const T* x, size_t n, T offset, T* y) {
 template <BackgroundKind kKind, typename S, class D, typename T = hn::TFromD<D>>
 HWY_INLINE void ReduceBlock(D d, const S* x, size_t offset, size_t n, const Background<T>& background, RowSums& row) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  HWY_ALIGN_MAX T copy[kBlockBytes / sizeof(T)];
+  HWY_ALIGN_MAX T copy[kBlock<T>];
   RowBlock<T> block{copy, n, offset, MaxOf(d, x, n, copy), reinterpret_cast<const char*>(x) + kAheadBytes};
   if constexpr (std::is_same_v<S, T>) block.x = x;
   if (block.max.max == kInfinity) {  // the loss will be NaN; what is left to say is whether the row has NaN
@@ -364,14 +369,13 @@ HWY_INLINE void ReduceBlock(D d, const S* x, size_t offset, size_t n, const Back
 template <typename S>
 RowSums ReduceRow(const S* x, int64_t num_classes, const Background<ComputeType<S>>& background) {
   using T = ComputeType<S>;
-  constexpr size_t kBlock = kBlockBytes / sizeof(T);
   const hn::ScalableTag<T> d;
   const size_t size = static_cast<size_t>(num_classes);
   RowSums row;
   row.max = -std::numeric_limits<double>::infinity();
   WithKind(KindOf(background), [&](auto kind) HWY_ATTR {
-    for (size_t first = 0; first < size; first += kBlock) {
-      ReduceBlock<decltype(kind)::value>(d, x + first, first, std::min(kBlock, size - first), background, row);
+    for (size_t first = 0; first < size; first += kBlock<T>) {
+      ReduceBlock<decltype(kind)::value>(d, x + first, first, std::min(kBlock<T>, size - first), background, row);
     }
   });
   row.others = WithoutDust<T>(row.others, num_classes);
@@ -391,10 +395,10 @@ void ScatterRow(const S* x, int64_t num_classes, const Gradient<ComputeType<S>>&
   const auto p = hn::Set(d, static_cast<T>(gradient.p_scale * FactorOf(d, max, origin)));
   const Background<T>& b = gradient.background;
   // While a row is written, the next one is fetched: memory reads and writes at the same time.
-  const Writing writing{gradient.points, gradient.stream, reinterpret_cast<const char*>(x + size) + kBlockBytes};
+  const Writing writing{gradient.points, gradient.stream, reinterpret_cast<const char*>(x + size) + kAheadBytes / 2};
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     constexpr BackgroundKind kKind = decltype(kind)::value;
-    const auto s = hn::Set(d, static_cast<T>(gradient.t_scale * ScaleOf<kKind>(b)));
+    const auto s = hn::Set(d, static_cast<T>(gradient.t_scale));
     const auto entry = [&](const auto& load) HWY_ATTR {
       const auto z = hn::Sub(load(x), origin.offset);
       return GradientEntry<kKind>(d, p, ScaledExp(d, z, origin), s, b, load);
@@ -434,7 +438,7 @@ double EntropySum(const S* x, int64_t num_classes, double max) {
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   const size_t size = static_cast<size_t>(num_classes);
-  constexpr size_t kBlock = 256;  // terms of one sum in T
+  const size_t most = 32 * lanes;  // terms of one sum in T
   const auto m = hn::Set(d, static_cast<T>(max));
   const auto origin = OriginOf(d, m);
   const auto zero_above = hn::Set(d, -ExpConstants<T>::kZeroBelow);
@@ -444,8 +448,8 @@ double EntropySum(const S* x, int64_t num_classes, double max) {
     return hn::IfThenZeroElse(hn::Ge(cost, zero_above), hn::Mul(e, cost));
   };
   double total = 0;
-  for (size_t first = 0; first < size; first += kBlock) {
-    const size_t end = std::min(size, first + kBlock);
+  for (size_t first = 0; first < size; first += most) {
+    const size_t end = std::min(size, first + most);
     auto sum = hn::Zero(d);
     size_t i = first;
     for (; i + lanes <= end; i += lanes) sum = hn::Add(sum, term(LoadLanes(d, x + i)));

@@ -39,6 +39,8 @@ struct ScratchLayout {
     const int64_t least = by_columns ? kMinColumns : plan.inner_size > 1 ? kGatheredElements : 1;
     tile_elements = std::clamp(kTileBytes / row_bytes, least, kMaxTileElements);
     tile_elements = std::clamp<int64_t>(kMaxPointBytes / point_bytes, 1, tile_elements);
+    tile_elements =
+        std::min({tile_elements, plan.block_elements, plan.inner_size > 1 ? plan.inner_size : tile_elements});
 
     const int64_t tile_bytes = tile_elements * row_bytes;
     const ResultTypes& results = plan.results;

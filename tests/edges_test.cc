@@ -86,6 +86,41 @@ TEST(EdgesTest, SeventyThousandRowsOfFloat16) {
   EXPECT_FLOAT_EQ(static_cast<float>(outcome.results.logits_gradient.at(139999)), 0.5f / 70000);
 }
 
+// Adding one number over and over rounds the same way each time: sums must not be long.
+TEST(EdgesTest, EqualLogits) {
+  for (int64_t num_classes : {128, 500, 2048, 32000}) {
+    for (float logit : {0.0f, 4.9f, -1.7f, 88.1f}) {
+      Batch batch;
+      batch.spec.loss = CrossEntropy{.label_smoothing = 0.1};
+      batch.logits = OwnedTensor::Floats({1, num_classes}, std::vector<float>(static_cast<size_t>(num_classes), logit));
+      batch.targets = OwnedTensor::Indices({1}, {num_classes / 2});
+      batch.spec.outputs = {Output::kLogitsGradient, Output::kProbabilities, Output::kEntropy};
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << " of " << logit;
+    }
+  }
+}
+
+// Masks of the least number instead of -inf: their share of the smoothing is finite.
+TEST(EdgesTest, MaskedByTheLargestFloat) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  for (int64_t num_classes : {4, 100, 200, 5000}) {
+    for (bool weighted : {false, true}) {
+      Batch batch;
+      batch.spec.loss = CrossEntropy{.label_smoothing = 0.1};
+      std::vector<float> row(static_cast<size_t>(num_classes), -kLargest);
+      std::fill_n(row.begin(), row.size() / 2, -1.0f);
+      batch.logits = OwnedTensor::Floats({1, num_classes}, row);
+      batch.targets = OwnedTensor::Indices({1}, {0});
+      if (weighted) {
+        batch.class_weights =
+            OwnedTensor::Floats({num_classes}, std::vector<float>(static_cast<size_t>(num_classes), 0.5f));
+      }
+      batch.spec.outputs = {Output::kLogitsGradient};
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << ' ' << weighted;
+    }
+  }
+}
+
 TEST(EdgesTest, OneFiniteLogitAtEveryPositionOfALongRow) {
   constexpr int64_t kClasses = 100000;
   std::vector<float> row(kClasses, -kInf);

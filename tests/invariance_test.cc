@@ -181,6 +181,7 @@ TEST(InvarianceTest, AnyOutputs) {
                                                 .class_weights = i % 2 == 1,
                                                 .ignore_some = i % 4 >= 2},
                                                random);
+            if (i == 1) batch.class_weights.set(0, -0.0);
             if (i >= 4) SpoilRows(batch, num_classes, NumElements(inner));
             if (i >= 6) batch.upstream_gradient = OwnedTensor::Doubles({}, {i == 6 ? 1e30 : 1e-30});
             batch.spec.gradient_type = i % 3 == 2 ? DataType::kFloat32 : type;

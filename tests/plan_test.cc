@@ -352,6 +352,15 @@ TEST(PlanTest, SizesAreKnownBeforeAnythingIsAllocated) {
   EXPECT_EQ(plan->num_elements, 1 << 20);
 }
 
+TEST(PlanTest, ScratchOfLongRowsIsThatOfTheRowsThereAre) {
+  Spec spec;
+  spec.outputs = {Output::kLogitsGradient};
+  InputTypes inputs;
+  inputs.logits = {DataType::kFloat32, {1, 1 << 24, 2}};
+  inputs.targets = {DataType::kInt64, {1, 2}};
+  EXPECT_LT(MakePlan(spec, inputs)->scratch_bytes, 2 * (int64_t{1} << 24) * 4 + 4096);  // one row, and its gradient
+}
+
 TEST(PlanTest, DefaultClassAxis) {
   for (const auto& [shape, classes] : {std::pair<Shape, int64_t>{{7}, 7}, {{2, 7}, 7}, {{2, 7, 3}, 7}}) {
     Request request;
