@@ -38,6 +38,36 @@ void Log1pEach(const double* x, int64_t n, double* y) {
   MapDoubles(x, n, y, [](auto d, auto v) HWY_ATTR { return Log1p(d, v); });
 }
 
+IndexCounts CountAll(const int64_t* indices, int64_t n, int64_t ignore_index, int64_t num_classes) {
+  const hn::ScalableTag<int64_t> d;
+  const auto size = static_cast<size_t>(n), lanes = hn::Lanes(d);
+  const auto ignore = hn::Set(d, ignore_index), limit = hn::Set(d, num_classes), zero = hn::Zero(d);
+  auto ignored = zero, outside = zero;  // less one each time: a mask is -1
+  size_t i = 0;
+  for (; i + lanes <= size; i += lanes) {
+    const auto v = hn::LoadU(d, indices + i);
+    const auto is_ignored = hn::VecFromMask(d, hn::Eq(v, ignore));
+    const auto is_inside = hn::VecFromMask(d, hn::And(hn::Lt(v, limit), hn::Not(hn::Lt(v, zero))));
+    ignored = hn::Add(ignored, is_ignored);
+    outside = hn::Add(outside, hn::Not(hn::Or(is_ignored, is_inside)));
+  }
+  HWY_ALIGN_MAX int64_t lane[2][hn::MaxLanes(d)];
+  hn::Store(ignored, d, lane[0]);
+  hn::Store(outside, d, lane[1]);
+  IndexCounts counts;
+  for (size_t l = 0; l < lanes; ++l) {
+    counts.ignored -= lane[0][l];
+    counts.outside -= lane[1][l];
+  }
+  for (; i < size; ++i) {
+    const auto v = LoadElement<int64_t>(indices, static_cast<int64_t>(i));
+    const bool is_ignored = v == ignore_index;
+    counts.ignored += is_ignored;
+    counts.outside += !is_ignored && (v < 0 || v >= num_classes);
+  }
+  return counts;
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace lossd
 HWY_AFTER_NAMESPACE();
@@ -48,10 +78,15 @@ namespace lossd {
 HWY_EXPORT(ExpEach);
 HWY_EXPORT(LogEach);
 HWY_EXPORT(Log1pEach);
+HWY_EXPORT(CountAll);
 
 void ExpAll(const double* x, int64_t size, double* y) { HWY_DYNAMIC_DISPATCH(ExpEach)(x, size, y); }
 void LogAll(const double* x, int64_t size, double* y) { HWY_DYNAMIC_DISPATCH(LogEach)(x, size, y); }
 void Log1pAll(const double* x, int64_t size, double* y) { HWY_DYNAMIC_DISPATCH(Log1pEach)(x, size, y); }
+
+IndexCounts CountIndices(const int64_t* indices, int64_t size, int64_t ignore_index, int64_t num_classes) {
+  return HWY_DYNAMIC_DISPATCH(CountAll)(indices, size, ignore_index, num_classes);
+}
 
 }  // namespace lossd
 #endif  // HWY_ONCE

@@ -1,6 +1,5 @@
-// exp and logarithms of many doubles at once, for the decide step of a tile of rows. y may be x; no alignment needed;
-// never allocate, never fail, thread-safe. A result depends on its argument and the SIMD target only. Errors: at most 1
-// unit in the last place (exp-inl.h, log-inl.h). NaN stays NaN.
+// What is done to many numbers at once, beside the kernels of rows. No alignment needed; never allocate, never fail,
+// thread-safe.
 #ifndef LOSSD_LOSS_ELEMENTARY_H_
 #define LOSSD_LOSS_ELEMENTARY_H_
 
@@ -8,12 +7,22 @@
 
 namespace lossd {
 
+// exp and logarithms of doubles, for the decide step of a tile of rows. y may be x. A result depends on its argument
+// and the SIMD target only. Errors: at most 1 unit in the last place (exp-inl.h, log-inl.h). NaN stays NaN.
+
 // y_i = exp(x_i), x_i <= 0.
 void ExpAll(const double* x, int64_t size, double* y);
 // y_i = ln x_i.
 void LogAll(const double* x, int64_t size, double* y);
 // y_i = ln(1 + x_i), x_i >= 0.
 void Log1pAll(const double* x, int64_t size, double* y);
+
+// How many class indices are ignore_index, and how many of the others are outside [0, num_classes).
+struct IndexCounts {
+  int64_t ignored = 0;
+  int64_t outside = 0;
+};
+IndexCounts CountIndices(const int64_t* indices, int64_t size, int64_t ignore_index, int64_t num_classes);
 
 }  // namespace lossd
 

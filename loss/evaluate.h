@@ -53,6 +53,7 @@ struct Block {
 
  private:
   void StoreLoss(int64_t element, double loss) {
+    if (std::isnan(loss)) loss = kNan;  // which sign a NaN has is up to the compiler
     if (results.element_loss) StoreFloat(results.element_loss, element, loss);
     if (plan.spec.reduction == Reduction::kNone) StoreFloat(results.loss, element, loss);
   }

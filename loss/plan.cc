@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "loss/element.h"
+#include "loss/elementary.h"
 #include "loss/loss.h"
 #include "loss/pointwise.h"
 #include "loss/scratch.h"
@@ -441,33 +442,49 @@ int64_t CountIgnoredEntries(const Plan& plan, const TensorView& sample_weights) 
   return count;
 }
 
-// The common case of WeighRows(): no weights, so that all there is to do is to count. False where there is more to
-// do, or to complain about.
-bool CountElements(const Plan& plan, const Inputs& inputs, Weights& weights) {
-  if (inputs.sample_weights) return false;
+IndexCounts CountTargets(const Plan& plan, const TensorView& targets) {
+  if (targets.type.data_type == DataType::kInt64) {
+    return CountIndices(static_cast<const int64_t*>(targets.data), plan.num_elements, plan.ignore_index,
+                        plan.num_classes);
+  }
+  IndexCounts counts;
+  WithIntegers(targets, [&](const auto& load) {
+    for (int64_t element = 0; element < plan.num_elements; ++element) {
+      const int64_t target = load(element);
+      const bool ignored = target == plan.ignore_index;
+      counts.ignored += ignored;
+      counts.outside += !ignored && (target < 0 || target >= plan.num_classes);
+    }
+  });
+  return counts;
+}
+
+// The common cases of WeighRows(), without sample weights: most of it is to count. False where there is more to do, or
+// to complain about.
+bool WeighSimply(const Plan& plan, const Inputs& inputs, Weights& weights) {
+  if (inputs.sample_weights || plan.target_kind == TargetKind::kSparseProbabilities) return false;
   if (plan.target_kind == TargetKind::kProbabilities) {
     weights.weight_sum = static_cast<double>(plan.num_elements);
     return true;
   }
-  if (inputs.class_weights || plan.target_kind != TargetKind::kClassIndices) return false;
-  const auto num_classes = static_cast<uint64_t>(plan.num_classes);
-  int64_t wrong = 0;
+  const IndexCounts counts = CountTargets(plan, inputs.targets);
+  if (counts.outside != 0) return false;
+  weights.ignored_count = counts.ignored;
+  weights.weight_sum = static_cast<double>(plan.num_elements - counts.ignored);
+  if (!inputs.class_weights) return true;
+  weights.weight_sum = 0;
   WithIntegers(inputs.targets, [&](const auto& load) {
     for (int64_t element = 0; element < plan.num_elements; ++element) {
       const int64_t target = load(element);
-      const bool ignored = target == plan.ignore_index;
-      weights.ignored_count += ignored;
-      wrong += !ignored && static_cast<uint64_t>(target) >= num_classes;
+      if (target != plan.ignore_index) weights.weight_sum += ClassWeight(inputs, target);
     }
   });
-  weights.weight_sum = static_cast<double>(plan.num_elements - weights.ignored_count);
-  if (wrong != 0) weights = {};
-  return wrong == 0;
+  return true;
 }
 
 // Rows: the sum of their weights, every class index checked.
 absl::Status WeighRows(const Plan& plan, const Inputs& inputs, Weights& weights) {
-  if (CountElements(plan, inputs, weights)) return absl::OkStatus();
+  if (WeighSimply(plan, inputs, weights)) return absl::OkStatus();
   for (int64_t element = 0; element < plan.num_elements; ++element) {
     // Every index is checked, those of elements that are left out too.
     bool live = false;

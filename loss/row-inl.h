@@ -34,11 +34,11 @@ namespace hn = hwy::HWY_NAMESPACE;
 // in the L1 cache beside the block.
 inline constexpr size_t kAheadBytes = 16384;
 inline constexpr size_t kUnroll = 4;  // independent accumulators hide the latency of addition
+inline constexpr size_t kTerms = 32;  // of one sum in the type computed in
 inline constexpr size_t kCacheLine = 64;
 
-// Elements of a block: each of the accumulators adds up 32 terms, which is what a sum in T can take. 8 KiB on AVX-512.
 template <typename T>
-inline constexpr size_t kBlock = 32 * kUnroll* hn::MaxLanes(hn::ScalableTag<T>());
+inline constexpr size_t kBlock = 8192 / sizeof(T);  // elements
 
 template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE T LargestLane(D d, hn::Vec<D> v) {
@@ -168,14 +168,31 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     others[k] = hn::Add(others[k], e);
     background[k].Add(d, hn::Sub(x, max), t);
   };
+  BlockSums sums;
+  const auto flush = [&]() HWY_ATTR {  // to double, before a sum of T has too many terms
+    sums.others += SumOf(d, hn::Add(hn::Add(others[0], others[1]), hn::Add(others[2], others[3])));
+    for (size_t k = 0; k < kUnroll; ++k) {
+      if constexpr (kKind != BackgroundKind::kNone) {
+        sums.background += SumOf(d, background[k].mass);
+        sums.background_dot += SumOf(d, background[k].dot);
+        background[k].Clear(d);
+      }
+      others[k] = hn::Zero(d);
+    }
+  };
   const auto background_at = [&](size_t i) HWY_ATTR {
     return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
   };
 
   const T* const x = block.x;
   const size_t n = block.size, place = block.max.place;
-  size_t i = 0;
+  size_t i = 0, terms = 0;
   for (; i + step <= n; i += step) {
+    if (HWY_UNLIKELY(terms == kTerms)) {
+      flush();
+      terms = 0;
+    }
+    ++terms;
     for (size_t byte = 0; byte < kUnroll * hn::MaxLanes(d) * sizeof(S); byte += kCacheLine) {
       hwy::Prefetch(block.ahead + i * sizeof(S) + byte);
     }
@@ -199,12 +216,8 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     add(0, v, WithoutLane(d, e, place - i), hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail)));
   }
 
-  BlockSums sums;
-  sums.others = factor * SumOf(d, hn::Add(hn::Add(others[0], others[1]), hn::Add(others[2], others[3])));
-  for (size_t k = 0; kKind != BackgroundKind::kNone && k < kUnroll; ++k) {
-    sums.background += SumOf(d, background[k].mass);
-    sums.background_dot += SumOf(d, background[k].dot);
-  }
+  flush();
+  sums.others *= factor;
   if constexpr (kKind == BackgroundKind::kUniform) sums.background = b.beta * static_cast<double>(n);
   return sums;
 }

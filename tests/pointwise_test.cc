@@ -279,5 +279,23 @@ TEST(PointwiseTest, StreamedGradientsAreTheSame) {
   }
 }
 
+TEST(ElementaryTest, IndicesAreCountedAtEveryLength) {
+  testing::ForEachSimdTarget([](const char* target) {
+    constexpr int64_t kLowest = std::numeric_limits<int64_t>::min();
+    constexpr int64_t kIndices[] = {0, 9, -100, 10, 3, -1, kLowest, 5, -100, std::numeric_limits<int64_t>::max(), 2};
+    std::vector<int64_t> indices;
+    IndexCounts want;
+    for (int64_t size = 0; size < 70; ++size) {
+      const IndexCounts counts = CountIndices(indices.data(), size, -100, 10);
+      ASSERT_EQ(counts.ignored, want.ignored) << target << ' ' << size;
+      ASSERT_EQ(counts.outside, want.outside) << target << ' ' << size;
+      const int64_t next = kIndices[static_cast<size_t>(size) % std::size(kIndices)];
+      indices.push_back(next);
+      want.ignored += next == -100;
+      want.outside += next != -100 && (next < 0 || next >= 10);
+    }
+  });
+}
+
 }  // namespace
 }  // namespace lossd
