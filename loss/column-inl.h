@@ -25,8 +25,6 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr int64_t kTermsInT = 32;
-
 // A vector of rows of column.h, from x on.
 template <typename T>
 struct Columns {
@@ -84,6 +82,7 @@ HWY_INLINE void FactorsOf(D d, V max, const ExpOrigin<V>& origin, double* factor
 template <class D>
 struct LaneMax {
   hn::Vec<D> max;
+  hn::Vec<D> reference;  // of the exponentials: the max, or 0 where that is infinite
   hn::Vec<hn::RebindToSigned<D>> argmax;
 };
 
@@ -91,7 +90,8 @@ template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
-  LaneMax<D> result{hn::Set(d, -std::numeric_limits<hn::TFromD<D>>::infinity()), hn::Set(di, TI{-1})};
+  const auto infinity = hn::Set(d, std::numeric_limits<T>::infinity());
+  LaneMax<D> result{hn::Neg(infinity), hn::Zero(d), hn::Set(di, TI{-1})};
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
     const auto raised = hn::Gt(x, result.max);  // never for NaN
@@ -102,7 +102,40 @@ HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
 #endif
     result.argmax = hn::IfThenElse(hn::RebindMask(di, raised), hn::Set(di, static_cast<TI>(c)), result.argmax);
   }
+  result.reference = hn::IfThenElseZero(hn::Lt(hn::Abs(result.max), infinity), result.max);
   return result;
+}
+
+// Sums by lane, relative to LaneMax::reference; `others` over OriginFactor().
+struct LaneSums {
+  double* others;
+  double* mass = nullptr;  // of the background; not touched without one
+  double* dot = nullptr;
+};
+
+// Adds the classes up; store(c, e) gets the ScaledExp() of each.
+template <BackgroundKind kKind, class D, class Store, typename T = hn::TFromD<D>>
+HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const ExpOrigin<hn::Vec<D>>& origin,
+                           const Background<T>& b, const LaneSums& sums, const Store& store) {
+  const hn::RebindToSigned<D> di;
+  using TI = hn::TFromD<decltype(di)>;
+  auto recent = hn::Zero(d);
+  BackgroundSums<kKind, D> background;
+  background.Clear(d);
+  for (int64_t c = 0; c < columns.num_classes; ++c) {
+    const auto x = columns.Load(d, c);
+    const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
+    const auto e = ScaledExp(d, hn::Sub(x, origin.offset), origin);
+    recent = hn::Add(recent, hn::IfThenZeroElse(is_max, e));
+    const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
+    background.Add(d, hn::Sub(x, top.reference), BackgroundAt<kKind>(d, b, load));
+    store(c, e);
+    if ((c + 1) % static_cast<int64_t>(kTerms) != 0 && c + 1 != columns.num_classes) continue;
+    Flush(d, recent, sums.others);
+    if constexpr (kKind == BackgroundKind::kNone) continue;
+    Flush(d, background.mass, sums.mass);
+    Flush(d, background.dot, sums.dot);
+  }
 }
 
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
@@ -112,30 +145,14 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
   const LaneMax<D> top = MaxOfLanes(d, columns);
-  const auto reference = hn::IfThenElseZero(hn::Lt(hn::Abs(top.max), hn::Set(d, kInfinity)), top.max);
-  const auto origin = OriginOf(d, reference);
-
+  const auto origin = OriginOf(d, top.reference);
   HWY_ALIGN_MAX double others[kMaxLanes] = {}, mass[kMaxLanes] = {}, dot[kMaxLanes] = {};
-  auto recent = hn::Zero(d);
-  BackgroundSums<kKind, D> background;
-  background.Clear(d);
-  for (int64_t c = 0; c < columns.num_classes; ++c) {
-    const auto x = columns.Load(d, c);
-    const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
-    recent = hn::Add(recent, hn::IfThenZeroElse(is_max, ScaledExp(d, hn::Sub(x, origin.offset), origin)));
-    const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
-    background.Add(d, hn::Sub(x, reference), BackgroundAt<kKind>(d, b, load));
-    if ((c + 1) % kTermsInT != 0 && c + 1 != columns.num_classes) continue;
-    Flush(d, recent, others);
-    if constexpr (kKind == BackgroundKind::kNone) continue;
-    Flush(d, background.mass, mass);
-    Flush(d, background.dot, dot);
-  }
+  SumColumns<kKind>(d, columns, top, origin, b, {others, mass, dot}, [](int64_t, auto) {});
 
   HWY_ALIGN_MAX double factor[kMaxLanes];
   HWY_ALIGN_MAX T max[kMaxLanes];
   HWY_ALIGN_MAX TI argmax[kMaxLanes];
-  FactorsOf(d, reference, origin, factor);
+  FactorsOf(d, top.reference, origin, factor);
   hn::Store(top.max, d, max);
   hn::Store(top.argmax, di, argmax);
   for (size_t r = 0; r < count; ++r) {
@@ -227,13 +244,12 @@ void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t 
 // What a tile is decided from, and what comes of it; all by row.
 template <typename T>
 struct PlainRows {
-  static constexpr size_t kSize = kMaxPlainRows;
-  HWY_ALIGN_MAX double others[kSize];
-  HWY_ALIGN_MAX double factors[kSize];
-  HWY_ALIGN_MAX double max[kSize];
-  HWY_ALIGN_MAX double logits[kSize];    // x_y
-  HWY_ALIGN_MAX double p_scales[kSize];  // before the factor
-  HWY_ALIGN_MAX double points[kSize];    // the gradient at y
+  HWY_ALIGN_MAX double others[kMaxPlainRows];
+  HWY_ALIGN_MAX double factors[kMaxPlainRows];
+  HWY_ALIGN_MAX double max[kMaxPlainRows];
+  HWY_ALIGN_MAX double logits[kMaxPlainRows];    // x_y
+  HWY_ALIGN_MAX double p_scales[kMaxPlainRows];  // before the factor
+  HWY_ALIGN_MAX double points[kMaxPlainRows];    // the gradient at y
 };
 
 // The sums of the vector of rows from `first` on, as ReduceColumns(); false for a maximum of +inf, where that looks
@@ -245,9 +261,8 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRo
   const auto infinity = hn::Set(d, std::numeric_limits<T>::infinity());
   const Columns<T> columns{tile.x + first, tile.stride, tile.num_classes};
   const LaneMax<D> top = MaxOfLanes(d, columns);
-  const auto reference = hn::IfThenElseZero(hn::Lt(hn::Abs(top.max), infinity), top.max);
-  const auto origin = OriginOf(d, reference);
-  FactorsOf(d, reference, origin, rows.factors + first);
+  const auto origin = OriginOf(d, top.reference);
+  FactorsOf(d, top.reference, origin, rows.factors + first);
   InDouble(d, top.max, [&](size_t lane, const auto max) HWY_ATTR {
     hn::Store(max, hn::DFromV<decltype(max)>(), rows.max + first + lane);
   });
@@ -255,14 +270,10 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRo
     rows.logits[r] = static_cast<double>(tile.x[tile.targets[r] * tile.stride + static_cast<int64_t>(r)]);
     rows.others[r] = 0;
   }
-  auto recent = hn::Zero(d);
-  for (int64_t c = 0; c < tile.num_classes; ++c) {
-    const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
-    const auto e = ScaledExp(d, hn::Sub(columns.Load(d, c), origin.offset), origin);
-    recent = hn::Add(recent, hn::IfThenZeroElse(is_max, e));
-    if (tile.gradient) StoreLanes(e, d, tile.x + first + c * tile.stride);
-    if ((c + 1) % kTermsInT == 0 || c + 1 == tile.num_classes) Flush(d, recent, rows.others + first);
-  }
+  SumColumns<BackgroundKind::kNone>(d, columns, top, origin, {}, {rows.others + first},
+                                    [&](int64_t c, auto e) HWY_ATTR {
+                                      if (tile.gradient) StoreLanes(e, d, tile.x + first + c * tile.stride);
+                                    });
   if (tile.predicted != nullptr) {
     HWY_ALIGN_MAX TI argmax[hn::MaxLanes(D())];
     hn::Store(top.argmax, di, argmax);

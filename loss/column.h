@@ -37,8 +37,8 @@ inline constexpr int64_t kMaxPlainRows = 256;
 // The kernels for columns of T (float or double), of the best SIMD target.
 template <typename T>
 struct ColumnKernels {
-  // sums [count] of rows [0, count). `background` has no probabilities. Sums of 32 terms are kept in
-  // T, everything above in double.
+  // sums [count] of rows [0, count). `background` has no probabilities. Sums of 32 terms are kept in T,
+  // everything above in double.
   void (*reduce)(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Background<T>& background,
                  RowSums* sums);
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "loss/types.h"
 
@@ -99,61 +100,65 @@ inline Bfloat16 FromDouble<Bfloat16>(double value) {
   return {ToBfloat16(value)};
 }
 
+// Calls visit(S{}), S the type of a float tensor's elements. REQUIRES: IsFloat(type).
+template <typename Visit>
+auto WithFloatType(DataType type, const Visit& visit) {
+  switch (type) {
+    case DataType::kFloat64:
+      return visit(double{});
+    case DataType::kFloat16:
+      return visit(Float16{});
+    case DataType::kBfloat16:
+      return visit(Bfloat16{});
+    default:
+      return visit(float{});
+  }
+}
+
+// The same for the integer types, and bool. REQUIRES: IsInteger(type) or kBool.
+template <typename Visit>
+auto WithIntegerType(DataType type, const Visit& visit) {
+  switch (type) {
+    case DataType::kInt8:
+      return visit(int8_t{});
+    case DataType::kInt16:
+      return visit(int16_t{});
+    case DataType::kInt32:
+      return visit(int32_t{});
+    case DataType::kUint8:
+      return visit(uint8_t{});
+    case DataType::kUint16:
+      return visit(uint16_t{});
+    case DataType::kUint32:
+      return visit(uint32_t{});
+    case DataType::kBool:
+      return visit(bool{});
+    default:
+      return visit(int64_t{});
+  }
+}
+
 // REQUIRES: IsFloat(tensor.type.data_type), index in range. Every value is exact.
 inline double FloatAt(const TensorView& tensor, int64_t index) {
-  switch (tensor.type.data_type) {
-    case DataType::kFloat64:
-      return LoadElement<double>(tensor.data, index);
-    case DataType::kFloat16:
-      return FromFloat16(LoadElement<uint16_t>(tensor.data, index));
-    case DataType::kBfloat16:
-      return FromBfloat16(LoadElement<uint16_t>(tensor.data, index));
-    default:
-      return LoadElement<float>(tensor.data, index);
-  }
+  return WithFloatType(tensor.type.data_type,
+                       [&]<typename S>(S) { return ToDouble(LoadElement<S>(tensor.data, index)); });
 }
 
 // Stores the nearest value of the tensor's type. REQUIRES: IsFloat(tensor.type.data_type), index in range.
 inline void StoreFloat(const MutableTensorView& tensor, int64_t index, double value) {
-  switch (tensor.type.data_type) {
-    case DataType::kFloat64:
-      return StoreElement(tensor.data, index, value);
-    case DataType::kFloat16:
-      return StoreElement(tensor.data, index, ToFloat16(value));
-    case DataType::kBfloat16:
-      return StoreElement(tensor.data, index, ToBfloat16(value));
-    default:
-      return StoreElement(tensor.data, index, static_cast<float>(value));
-  }
+  WithFloatType(tensor.type.data_type, [&]<typename S>(S) { StoreElement(tensor.data, index, FromDouble<S>(value)); });
 }
 
 // Calls function(load), where load(index) is an element as int64: the type is looked at once for many elements.
 // REQUIRES: the type is an integer type or bool.
 template <typename Function>
 auto WithIntegers(const TensorView& tensor, const Function& function) {
-  const auto as = [&]<typename Integer>(Integer) {
-    return function([data = tensor.data](int64_t index) { return int64_t{LoadElement<Integer>(data, index)}; });
-  };
-  switch (tensor.type.data_type) {
-    case DataType::kInt8:
-      return as(int8_t{});
-    case DataType::kInt16:
-      return as(int16_t{});
-    case DataType::kInt32:
-      return as(int32_t{});
-    case DataType::kUint8:
-      return as(uint8_t{});
-    case DataType::kUint16:
-      return as(uint16_t{});
-    case DataType::kUint32:
-      return as(uint32_t{});
-    case DataType::kBool:
-      return function([data = tensor.data](int64_t index) {
-        return LoadElement<uint8_t>(data, index) != 0 ? int64_t{1} : int64_t{0};
-      });
-    default:
-      return as(int64_t{});
-  }
+  return WithIntegerType(tensor.type.data_type, [&]<typename Integer>(Integer) {
+    return function([data = tensor.data](int64_t index) -> int64_t {
+      if constexpr (std::is_same_v<Integer, bool>) return LoadElement<uint8_t>(data, index) != 0 ? 1 : 0;
+      return LoadElement<Integer>(data, index);
+    });
+  });
 }
 
 // REQUIRES: the type is an integer type or bool, index in range.

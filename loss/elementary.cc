@@ -9,20 +9,19 @@
 #include "loss/exp-inl.h"
 #include "loss/lanes-inl.h"
 #include "loss/log-inl.h"
+#include "loss/row-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// y_i = map(d, x_i).
-template <class Map>
-HWY_INLINE void MapDoubles(const double* x, int64_t n, double* y, const Map& map) {
+// y_i = function(d, x_i).
+template <class Function>
+HWY_INLINE void MapDoubles(const double* x, int64_t n, double* y, const Function& function) {
   const hn::ScalableTag<double> d;
-  const auto size = static_cast<size_t>(n), lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= size; i += lanes) StoreLanes(map(d, LoadLanes(d, x + i)), d, y + i);
-  if (i < size) StoreTail(map(d, LoadTail(d, x + i, size - i)), d, y + i, size - i);
+  const auto map = [&](const auto& load) HWY_ATTR { return function(d, load(x)); };
+  MapRow(d, static_cast<size_t>(n), map, {}, y);
 }
 
 void ExpEach(const double* x, int64_t n, double* y) {

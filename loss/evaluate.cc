@@ -22,9 +22,7 @@ int64_t Block::PredictedClass(int64_t element) const {
 
 void Block::AddLosses(int64_t first, std::span<const double> losses, const bool* ignored) {
   const bool stored = results.element_loss || plan.spec.reduction == Reduction::kNone;
-  // What float32 cannot hold is infinite: from the middle between its largest and the next power of 2.
-  const bool narrow = plan.results.loss.data_type == DataType::kFloat32;
-  const double finite_below = narrow ? 0x1.ffffffp127 : std::numeric_limits<double>::infinity();
+  const double finite_below = FiniteBelow();
   double sum = summary.loss_sum;
   int64_t nonfinite = 0;
   for (size_t i = 0; i < losses.size(); ++i) {

@@ -37,13 +37,16 @@ struct Block {
   // came: temperature and softcap keep their order, but may round two of them to one.
   int64_t PredictedClass(int64_t element) const;
 
+  // From here on a loss, as the caller sees it, is infinite: halfway to the power of two that float32 does not have.
+  double FiniteBelow() const {
+    return plan.results.loss.data_type == DataType::kFloat32 ? 0x1.ffffffp127 : std::numeric_limits<double>::infinity();
+  }
+
   // Records the loss of an element, before its sample weight and unit.
   void AddLoss(int64_t element, double raw_loss) {
     const double loss = SampleWeight(inputs, element) * plan.unit_scale * raw_loss;
     summary.loss_sum += loss;
-    // As the caller sees it: what float32 cannot hold is infinite.
-    const bool narrow = plan.results.loss.data_type == DataType::kFloat32;
-    summary.nonfinite_count += std::isfinite(narrow ? static_cast<float>(loss) : loss) ? 0 : 1;
+    summary.nonfinite_count += std::fabs(loss) < FiniteBelow() ? 0 : 1;
     StoreLoss(element, loss);
   }
   // The same for elements [first, first + losses.size()) without sample weights, but for those ignored.

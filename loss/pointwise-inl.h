@@ -32,21 +32,6 @@ using DD = hn::ScalableTag<double>;
 using VD = hn::Vec<DD>;
 using MD = hn::Mask<DD>;
 
-// Calls visit(S{}), S the type of a float tensor's elements.
-template <class Visit>
-HWY_INLINE void WithStorage(DataType type, const Visit& visit) {
-  switch (type) {
-    case DataType::kFloat64:
-      return visit(double{});
-    case DataType::kFloat16:
-      return visit(Float16{});
-    case DataType::kBfloat16:
-      return visit(Bfloat16{});
-    default:
-      return visit(float{});
-  }
-}
-
 // ---- doubles from and to other types ----
 
 // `load` makes a vector of the storage's type, or of float.

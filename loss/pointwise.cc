@@ -13,13 +13,13 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 
 void WidenChunk(const TensorView& tensor, int64_t first, int64_t n, ChunkBuffer& out) {
-  WithStorage(tensor.type.data_type, [&](auto storage) HWY_ATTR {
+  WithFloatType(tensor.type.data_type, [&](auto storage) HWY_ATTR {
     WidenFrom(static_cast<const decltype(storage)*>(tensor.data) + first, static_cast<size_t>(n), out.values);
   });
 }
 
 void NarrowChunk(const ChunkBuffer& in, int64_t n, bool stream, const MutableTensorView& tensor, int64_t first) {
-  WithStorage(tensor.type.data_type, [&](auto storage) HWY_ATTR {
+  WithFloatType(tensor.type.data_type, [&](auto storage) HWY_ATTR {
     using S = decltype(storage);
     S* const to = static_cast<S*>(tensor.data) + first;
     if (!stream) return NarrowTo(in.values, static_cast<size_t>(n), to);
@@ -32,7 +32,7 @@ void NarrowChunk(const ChunkBuffer& in, int64_t n, bool stream, const MutableTen
 
 void PredictClassesOf(const TensorView& logits, int64_t first, int64_t num_classes, int64_t stride, int64_t count,
                       int64_t* classes) {
-  WithStorage(logits.type.data_type, [&](auto storage) HWY_ATTR {
+  WithFloatType(logits.type.data_type, [&](auto storage) HWY_ATTR {
     const auto* const from = static_cast<const decltype(storage)*>(logits.data) + first;
     if (stride != 1) return ArgMaxOfColumns(from, num_classes, stride, static_cast<size_t>(count), classes);
     for (int64_t r = 0; r < count; ++r) classes[r] = ArgMaxOf(from + r * num_classes, static_cast<size_t>(num_classes));

@@ -12,11 +12,6 @@
 namespace lossd {
 namespace {
 
-// From here on a loss, as the caller sees it, is infinite: halfway to the power of two that float32 does not have.
-double FiniteBelow(const Plan& plan) {
-  return plan.results.loss.data_type == DataType::kFloat32 ? 0x1.ffffffp127 : std::numeric_limits<double>::infinity();
-}
-
 // ---- losses of entries ----
 
 // Where entry `index` of a tensor of shape `to` finds its value in one of shape `from`, broadcast from the last axis.
@@ -95,7 +90,7 @@ void EvaluateEntries(Block& block, const BroadcastWeights* pos_weights, const Ev
                    .upstream = per_entry ? &buffers.upstream : nullptr,
                    .unit_scale = block.plan.unit_scale,
                    .gradient_scale = block.weights.gradient_scale,
-                   .finite_below = FiniteBelow(block.plan),
+                   .finite_below = block.FiniteBelow(),
                    .losses = none || results.element_loss ? &buffers.losses : nullptr,
                    .logits_gradient = results.logits_gradient ? &buffers.logits_gradient : nullptr,
                    .targets_gradient = results.targets_gradient ? &buffers.targets_gradient : nullptr};
@@ -182,7 +177,7 @@ class LikelihoodRows {
 
   void Evaluate() {
     const Inputs& inputs = block_.inputs;
-    const double limit = FiniteBelow(plan_);
+    const double limit = block_.FiniteBelow();
     for (int64_t i = 0; i < count_; ++i) {
       logits_.values[i] = losses_.values[i] = 0;
       if (targets_[i] == kLeftOut) continue;

@@ -108,12 +108,18 @@ struct BlockSums {
   double others = 0, background = 0, background_dot = 0;
 };
 
-// v, but 0 in one lane; in none if there is no such lane.
+// One lane; none if there is no such lane.
 template <class D>
-HWY_INLINE hn::Vec<D> WithoutLane(D d, hn::Vec<D> v, size_t lane) {
+HWY_INLINE hn::Mask<D> LaneMask(D d, size_t lane) {
   const hn::RebindToSigned<D> di;
   const auto wanted = hn::Set(di, static_cast<hn::TFromD<decltype(di)>>(lane));
-  return hn::IfThenZeroElse(hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted)), v);
+  return hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted));
+}
+
+// v, but 0 in one lane.
+template <class D>
+HWY_INLINE hn::Vec<D> WithoutLane(D d, hn::Vec<D> v, size_t lane) {
+  return hn::IfThenZeroElse(LaneMask(d, lane), v);
 }
 
 // A block of a row: x [size], at `offset` of the row.
@@ -150,6 +156,50 @@ HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
          ExpConstants<T>::kUnscale;
 }
 
+// Adds a block up.
+template <BackgroundKind kKind, class D>
+class BlockAdder {
+  using V = hn::Vec<D>;
+
+ public:
+  HWY_INLINE BlockAdder(D d, V max) : d_(d), max_(max) { Clear(); }
+
+  // In accumulator k: e = exp(x - m), and t_j.
+  HWY_INLINE void Add(size_t k, V x, V e, V t) {
+    others_[k] = hn::Add(others_[k], e);
+    background_[k].Add(d_, hn::Sub(x, max_), t);
+  }
+
+  // To double, before a sum of T has too many terms.
+  HWY_INLINE void Flush() {
+    sums_.others += SumOf(d_, hn::Add(hn::Add(others_[0], others_[1]), hn::Add(others_[2], others_[3])));
+    for (size_t k = 0; kKind != BackgroundKind::kNone && k < kUnroll; ++k) {
+      sums_.background += SumOf(d_, background_[k].mass);
+      sums_.background_dot += SumOf(d_, background_[k].dot);
+    }
+    Clear();
+  }
+
+  HWY_INLINE BlockSums Finish() {
+    Flush();
+    return sums_;
+  }
+
+ private:
+  HWY_INLINE void Clear() {
+    for (size_t k = 0; k < kUnroll; ++k) {
+      others_[k] = hn::Zero(d_);
+      background_[k].Clear(d_);
+    }
+  }
+
+  D d_;
+  V max_;
+  V others_[kUnroll];
+  BackgroundSums<kKind, D> background_[kUnroll];
+  BlockSums sums_;
+};
+
 // The row is stored as S. REQUIRES: |block.max.max| <= kOffsetAbove.
 template <BackgroundKind kKind, typename S, class D, typename T = hn::TFromD<D>>
 HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b) {
@@ -158,28 +208,7 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
   const V max = hn::Set(d, block.max.max);
   const auto origin = OriginOf(d, max);
   const double factor = FactorOf(d, block.max.max, origin);
-  V others[kUnroll];
-  BackgroundSums<kKind, D> background[kUnroll];
-  for (size_t k = 0; k < kUnroll; ++k) {
-    others[k] = hn::Zero(d);
-    background[k].Clear(d);
-  }
-  const auto add = [&](size_t k, V x, V e, V t) HWY_ATTR {
-    others[k] = hn::Add(others[k], e);
-    background[k].Add(d, hn::Sub(x, max), t);
-  };
-  BlockSums sums;
-  const auto flush = [&]() HWY_ATTR {  // to double, before a sum of T has too many terms
-    sums.others += SumOf(d, hn::Add(hn::Add(others[0], others[1]), hn::Add(others[2], others[3])));
-    for (size_t k = 0; k < kUnroll; ++k) {
-      if constexpr (kKind != BackgroundKind::kNone) {
-        sums.background += SumOf(d, background[k].mass);
-        sums.background_dot += SumOf(d, background[k].dot);
-        background[k].Clear(d);
-      }
-      others[k] = hn::Zero(d);
-    }
-  };
+  BlockAdder<kKind, D> adder(d, max);
   const auto background_at = [&](size_t i) HWY_ATTR {
     return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
   };
@@ -189,7 +218,7 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
   size_t i = 0, terms = 0;
   for (; i + step <= n; i += step) {
     if (HWY_UNLIKELY(terms == kTerms)) {
-      flush();
+      adder.Flush();
       terms = 0;
     }
     ++terms;
@@ -202,21 +231,21 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     if (HWY_UNLIKELY(place - i < step)) {
       for (size_t k = 0; k < kUnroll; ++k) e[k] = WithoutLane(d, e[k], place - i - k * lanes);
     }
-    for (size_t k = 0; k < kUnroll; ++k) add(k, v[k], e[k], background_at(i + k * lanes));
+    for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, v[k], e[k], background_at(i + k * lanes));
   }
   for (; i + lanes <= n; i += lanes) {
     const V v = hn::LoadU(d, x + i);
-    add(0, v, WithoutLane(d, ScaledExp(d, v, origin), place - i), background_at(i));
+    adder.Add(0, v, WithoutLane(d, ScaledExp(d, v, origin), place - i), background_at(i));
   }
   if (i < n) {
     const auto tail = [&](const T* p) HWY_ATTR { return LoadTail(d, p + block.offset + i, n - i, T{0}); };
     const V v = LoadTail(d, x + i, n - i, block.max.max);
     const auto valid = hn::FirstN(d, n - i);
     const V e = hn::IfThenElseZero(valid, ScaledExp(d, v, origin));
-    add(0, v, WithoutLane(d, e, place - i), hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail)));
+    adder.Add(0, v, WithoutLane(d, e, place - i), hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail)));
   }
 
-  flush();
+  BlockSums sums = adder.Finish();
   sums.others *= factor;
   if constexpr (kKind == BackgroundKind::kUniform) sums.background = b.beta * static_cast<double>(n);
   return sums;
@@ -247,14 +276,6 @@ void Fold(const BlockSums& block, const RowBlock<T>& place, RowSums& row) {
   row.background_dot += block.background_dot;
 }
 
-// v, but `value` in one lane. REQUIRES: lane < Lanes(d).
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> WithLane(D d, hn::Vec<D> v, size_t lane, T value) {
-  const hn::RebindToSigned<D> di;
-  const auto wanted = hn::Set(di, static_cast<hn::TFromD<decltype(di)>>(lane));
-  return hn::IfThenElse(hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted)), hn::Set(d, value), v);
-}
-
 // How a row is written.
 struct Writing {
   std::span<const Point> points;  // these entries are their values
@@ -273,7 +294,7 @@ HWY_INLINE void MapRowBy(D d, size_t size, const Map& map, const Writing& writin
   size_t next = point == end ? kNowhere : static_cast<size_t>(point->target);
   const auto with_points = [&](hn::Vec<D> v, size_t i, size_t n) HWY_ATTR {
     while (HWY_UNLIKELY(next - i < n)) {
-      v = WithLane(d, v, next - i, static_cast<T>(point->value));
+      v = hn::IfThenElse(LaneMask(d, next - i), hn::Set(d, static_cast<T>(point->value)), v);
       next = ++point == end ? kNowhere : static_cast<size_t>(point->target);
     }
     return v;
@@ -451,7 +472,7 @@ double EntropySum(const S* x, int64_t num_classes, double max) {
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   const size_t size = static_cast<size_t>(num_classes);
-  const size_t most = 32 * lanes;  // terms of one sum in T
+  const size_t most = kTerms * lanes;
   const auto m = hn::Set(d, static_cast<T>(max));
   const auto origin = OriginOf(d, m);
   const auto zero_above = hn::Set(d, -ExpConstants<T>::kZeroBelow);

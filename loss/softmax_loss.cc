@@ -184,18 +184,17 @@ class SoftmaxLoss {
   // ---- by columns ----
 
   void EvaluateColumns(int64_t first, const TileRange& range) {
-    const ColumnKernels<T> kernels = ColumnKernelsOf<T>();
     const int64_t num_classes = plan_.num_classes, count = range.count, stride = ScratchLayout::ColumnStride(count);
     T* columns = Part<T>(layout_.columns);
     ReadColumns(range, columns);
-    if (plain_ && EvaluatePlain(first, count, kernels, columns)) return WriteColumns(range, columns);
+    if (plain_ && EvaluatePlain(first, count, columns)) return WriteColumns(range, columns);
     if (plain_) ReadColumns(range, columns);
     FindIgnored(first, count);
-    kernels.reduce(columns, stride, num_classes, count, background_, sums_.data());
+    column_kernels_.reduce(columns, stride, num_classes, count, background_, sums_.data());
     DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * stride + row]); });
     if (layout_.whole_rows) WriteWholeRows(first, range, Rows<S>(block_.inputs.logits, range, layout_.rows));
     if (!results_.logits_gradient) return;
-    kernels.scatter(columns, stride, num_classes, count, gradients_.data(), columns);
+    column_kernels_.scatter(columns, stride, num_classes, count, gradients_.data(), columns);
     for (int64_t row = 0; row < count; ++row) {
       for (const Point& p : gradients_[row].points) columns[p.target * stride + row] = static_cast<T>(p.value);
     }
@@ -203,7 +202,7 @@ class SoftmaxLoss {
   }
 
   // Everything of a plain tile but what ReadColumns() and WriteColumns() do; false if it has to be done otherwise.
-  bool EvaluatePlain(int64_t first, int64_t count, const ColumnKernels<T>& kernels, T* columns) {
+  bool EvaluatePlain(int64_t first, int64_t count, T* columns) {
     std::array<int64_t, kTile> targets, predicted;
     std::array<double, kTile> masses, losses;
     const int64_t stride = ScratchLayout::ColumnStride(count);
@@ -232,7 +231,7 @@ class SoftmaxLoss {
                                .gradient = static_cast<bool>(results_.logits_gradient),
                                .losses = losses.data(),
                                .predicted = predict ? predicted.data() : nullptr};
-    if (!kernels.plain(tile)) return false;
+    if (!column_kernels_.plain(tile)) return false;
     block_.AddLosses(first, {losses.data(), static_cast<size_t>(count)}, ignored_.data());
     for (int64_t row = 0; predict && row < count; ++row) {
       StoreElement(results_.predicted_class.data, first + row, predicted[row]);
@@ -297,7 +296,6 @@ class SoftmaxLoss {
       kernels_.narrow(rows, range.count * range.num_classes, false, static_cast<S*>(gradient.data) + range.base);
       return;
     }
-    const RowKernels<T> wide = RowKernelsOf<T>();
     const bool wide_enough = gradient.type.data_type == kDataTypeOf<T>;
     for (int64_t c = 0; c < range.num_classes; ++c) {
       const T* from = columns + c * stride;
@@ -305,7 +303,7 @@ class SoftmaxLoss {
       if (as_stored) {
         kernels_.narrow(from, range.count, plan_.stream_gradient, static_cast<S*>(gradient.data) + to);
       } else if (wide_enough) {
-        wide.narrow(from, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
+        wide_kernels_.narrow(from, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
       } else {
         for (int64_t r = 0; r < range.count; ++r) StoreFloat(gradient, to + r, from[r]);
       }
@@ -481,6 +479,8 @@ class SoftmaxLoss {
   const CrossEntropy& options_;
   const ScratchLayout& layout_;
   const RowKernels<S> kernels_ = RowKernelsOf<S>();
+  const RowKernels<T> wide_kernels_ = RowKernelsOf<T>();
+  const ColumnKernels<T> column_kernels_ = ColumnKernelsOf<T>();
   const T* class_weights_ = nullptr;
   Background<T> background_;  // of every row, but for its probabilities
   bool reads_every_row_ = false;
@@ -498,16 +498,7 @@ class SoftmaxLoss {
 
 void EvaluateSoftmaxLoss(Block& block) {
   const ScratchLayout layout(block.plan);
-  switch (layout.row_type) {
-    case DataType::kFloat64:
-      return SoftmaxLoss<double>(block, layout).Run();
-    case DataType::kFloat16:
-      return SoftmaxLoss<Float16>(block, layout).Run();
-    case DataType::kBfloat16:
-      return SoftmaxLoss<Bfloat16>(block, layout).Run();
-    default:
-      return SoftmaxLoss<float>(block, layout).Run();
-  }
+  WithFloatType(layout.row_type, [&]<typename S>(S) { SoftmaxLoss<S>(block, layout).Run(); });
 }
 
 }  // namespace lossd

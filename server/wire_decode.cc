@@ -129,31 +129,11 @@ absl::Status ReadSpec(const v1::EvaluateRequest& message, Spec& spec) {
 
 // Stores `value` as `type`, if it can hold it: integers exactly, floats to rounding but not to infinity.
 bool StoreInteger(int64_t value, DataType type, void* data, int64_t index) {
-  const auto store = [&]<typename T>(T) {
-    if (value < int64_t{std::numeric_limits<T>::min()} || value > int64_t{std::numeric_limits<T>::max()}) return false;
-    StoreElement(data, index, static_cast<T>(value));
-    return true;
-  };
-  switch (type) {
-    case DataType::kInt8:
-      return store(int8_t{});
-    case DataType::kInt16:
-      return store(int16_t{});
-    case DataType::kInt32:
-      return store(int32_t{});
-    case DataType::kUint8:
-      return store(uint8_t{});
-    case DataType::kUint16:
-      return store(uint16_t{});
-    case DataType::kUint32:
-      return store(uint32_t{});
-    case DataType::kBool:
-      StoreElement(data, index, static_cast<uint8_t>(value));
-      return value == 0 || value == 1;
-    default:
-      StoreElement(data, index, value);
-      return true;
-  }
+  return WithIntegerType(type, [&]<typename T>(T) {
+    const T stored = static_cast<T>(value);
+    StoreElement(data, index, stored);
+    return int64_t{stored} == value;
+  });
 }
 
 bool StoreReal(double value, DataType type, void* data, int64_t index) {

@@ -29,15 +29,20 @@ std::vector<std::string> NamesOf(const JobTable& table) {
   return names;
 }
 
-TEST(JobTableTest, OneJob) {
-  JobTable table(10);
+// Every field said.
+BatchRecord FullBatch() {
   BatchRecord batch = BatchOf("digits");
   batch.step = 7;
   batch.mean_loss = 2.5;
   batch.rows = 32;
   batch.accuracy = 0.25;
   batch.nonfinite_count = 3;
-  table.Add(batch, 1000);
+  return batch;
+}
+
+TEST(JobTableTest, OneJob) {
+  JobTable table(10);
+  table.Add(FullBatch(), 1000);
   const std::vector<JobStatus> jobs = table.Snapshot();
   ASSERT_EQ(jobs.size(), 1u);
   EXPECT_EQ(jobs[0].job, "digits");
@@ -51,13 +56,7 @@ TEST(JobTableTest, OneJob) {
 
 TEST(JobTableTest, CountsAddUpAndTheRestIsTheLastBatchs) {
   JobTable table(10);
-  BatchRecord batch = BatchOf("digits");
-  batch.step = 7;
-  batch.mean_loss = 2.5;
-  batch.rows = 32;
-  batch.accuracy = 0.25;
-  batch.nonfinite_count = 3;
-  table.Add(batch, 1000);
+  table.Add(FullBatch(), 1000);
   BatchRecord second = BatchOf("digits");  // says neither step nor accuracy: the last known ones stay
   second.mean_loss = 1.5;
   second.rows = 8;
