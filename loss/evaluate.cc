@@ -39,8 +39,7 @@ void Block::AddLosses(int64_t first, std::span<const double> losses, const bool*
 
 BlockSummary EvaluateBlock(const Plan& plan, const Inputs& inputs, const Weights& weights, int64_t block,
                            const Results& results, std::byte* scratch) noexcept {
-  const int64_t begin = block * plan.block_elements;
-  const int64_t end = std::min(begin + plan.block_elements, plan.num_elements);
+  const auto [begin, end] = plan.ElementsOf(block);
   Block work{plan, inputs, weights, results, begin, end, scratch, {}};
   std::visit([&work](const auto& loss) { Dispatch(loss, work); }, plan.spec.loss);
   return work.summary;
@@ -50,10 +49,15 @@ Summary Summarize(const Plan& plan, const Weights& weights, std::span<const Bloc
                   const Results& results) noexcept {
   Summary summary;
   int64_t correct_count = 0;
-  for (const BlockSummary& block : blocks) {
-    summary.loss_sum += block.loss_sum;
-    summary.nonfinite_count += block.nonfinite_count;
-    correct_count += block.correct_count;
+  const auto blocks_per_segment = static_cast<size_t>(plan.BlocksPerSegment());
+  double segment_sum = 0;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    segment_sum += blocks[i].loss_sum;
+    summary.nonfinite_count += blocks[i].nonfinite_count;
+    correct_count += blocks[i].correct_count;
+    if ((i + 1) % blocks_per_segment != 0 && i + 1 != blocks.size()) continue;
+    summary.loss_sum += segment_sum;
+    segment_sum = 0;
   }
   summary.weight_sum = weights.weight_sum;
   summary.element_count = plan.num_elements;

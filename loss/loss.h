@@ -11,6 +11,7 @@
 #ifndef LOSSD_LOSS_LOSS_H_
 #define LOSSD_LOSS_LOSS_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -105,7 +106,10 @@ struct Plan {
   int64_t num_elements = 0;
   int64_t sparse_size = 0;  // K of sparse targets
 
-  // The unit of parallel work: elements [block * block_elements, ...). Depends on shapes only.
+  // How the elements are cut up, which depends on the shape of a row only, not on how many there are. A segment is a
+  // whole number of the outer rows (inner_size elements each): a batch may be cut at its ends and evaluated in pieces,
+  // and has the same bits. A block is the unit of parallel work: so many elements of a segment, or what is left of it.
+  int64_t segment_elements = 1;
   int64_t block_elements = 1;
   int64_t num_blocks = 0;
 
@@ -113,6 +117,17 @@ struct Plan {
 
   int64_t result_bytes = 0;   // of all tensors in `results`
   int64_t scratch_bytes = 0;  // what EvaluateBlock() needs, for each thread that calls it
+
+  struct Range {
+    int64_t begin, end;
+  };
+  int64_t BlocksPerSegment() const { return (segment_elements + block_elements - 1) / block_elements; }
+  // The elements of a block. REQUIRES: 0 <= block < num_blocks.
+  Range ElementsOf(int64_t block) const {
+    const int64_t segment = block / BlocksPerSegment() * segment_elements;
+    const int64_t begin = segment + block % BlocksPerSegment() * block_elements;
+    return {begin, std::min({begin + block_elements, segment + segment_elements, num_elements})};
+  }
 
   // Where in the logits an element's row begins; its class c is c * inner_size further.
   int64_t RowStart(int64_t element) const {
@@ -150,7 +165,8 @@ struct BlockSummary {
 BlockSummary EvaluateBlock(const Plan& plan, const Inputs& inputs, const Weights& weights, int64_t block,
                            const Results& results, std::byte* scratch) noexcept;
 
-// Adds up all blocks, in order, and writes results.loss unless it is Reduction::kNone's.
+// Adds up the blocks of each segment, then the segments, in order, and writes results.loss unless it is
+// Reduction::kNone's.
 Summary Summarize(const Plan& plan, const Weights& weights, std::span<const BlockSummary> blocks,
                   const Results& results) noexcept;
 

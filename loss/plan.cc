@@ -16,6 +16,7 @@ namespace lossd {
 namespace {
 
 constexpr int64_t kBlockLogits = 1 << 16;  // logits in one unit of parallel work: long enough to pay for handing it out
+constexpr int64_t kSegmentLogits = 1 << 20;  // logits in a segment, about: enough to pay for a message of its own
 constexpr int64_t kStreamedBytes = 1 << 24;  // a result this large would push everything else out of the caches
 constexpr int64_t kMaxTensorBytes = int64_t{1}
                                     << 46;   // whatever is made of a tensor's size, for all threads, fits int64
@@ -383,6 +384,18 @@ absl::Status PlanResults(Plan& plan, const Shape& element_shape) {
   return Invalid("outputs: the answer's size in bytes exceeds ", std::numeric_limits<int64_t>::max());
 }
 
+// Whole blocks where rows lie one after the other, else whole outer rows.
+int64_t SegmentElements(const Plan& plan) {
+  int64_t unit = std::max<int64_t>(plan.inner_size, 1);
+  const TensorType& weights = plan.inputs.class_weights;
+  if (std::holds_alternative<BinaryCrossEntropy>(plan.spec.loss) && weights) {
+    const Shape& logits = plan.inputs.logits.shape;
+    for (int i = 1; i <= weights.shape.rank(); ++i) unit *= std::max<int64_t>(logits[logits.rank() - i], 1);
+  }
+  if (unit == 1) unit = plan.block_elements;
+  return unit * std::max<int64_t>(kSegmentLogits / plan.num_classes / unit, 1);
+}
+
 void PlanBlocks(Plan& plan) {
   plan.block_elements = std::max<int64_t>(kBlockLogits / plan.num_classes, 1);
   // Of what a cache line brings, all is used; for the longest rows that would be too much memory.
@@ -390,7 +403,9 @@ void PlanBlocks(Plan& plan) {
   if (plan.num_classes <= kBlockLogits) plan.block_elements = std::max(plan.block_elements, together);
   const TensorType& gradient = plan.results.logits_gradient;
   plan.stream_gradient = gradient && NumElements(gradient.shape) * SizeOf(gradient.data_type) >= kStreamedBytes;
-  plan.num_blocks = (plan.num_elements + plan.block_elements - 1) / plan.block_elements;
+  plan.segment_elements = SegmentElements(plan);
+  const int64_t whole = plan.num_elements / plan.segment_elements, rest = plan.num_elements % plan.segment_elements;
+  plan.num_blocks = whole * plan.BlocksPerSegment() + (rest + plan.block_elements - 1) / plan.block_elements;
   plan.scratch_bytes = plan.num_blocks > 0 ? ScratchLayout(plan).total_bytes : 0;
 }
 

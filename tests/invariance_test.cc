@@ -99,6 +99,41 @@ TEST(InvarianceTest, AnyChunksInAnyOrder) {
   }
 }
 
+// A batch cut at the ends of segments has the very bits of the whole: not its rows only, but its loss too.
+TEST(InvarianceTest, SegmentsAddUpToTheWhole) {
+  std::mt19937_64 random(8);
+  for (const int64_t num_classes : {3, 77, 5000}) {
+    Batch batch = testing::RandomBatch({.outer = {kRows * 2000 / num_classes}, .num_classes = num_classes}, random);
+    batch.spec.outputs = {Output::kLogitsGradient};
+    const Outcome whole = testing::Evaluate(batch).value();
+    const int64_t rows = batch.logits.type().shape[0], segment = whole.plan.segment_elements;
+    ASSERT_GT(rows, segment);
+    ASSERT_EQ(segment % whole.plan.block_elements, 0);
+    double loss_sum = 0;
+    for (int64_t first = 0; first < rows; first += segment) {
+      const int64_t count = std::min(segment, rows - first);
+      const auto part_of = [&](const OwnedTensor& tensor) {
+        Shape shape{count};
+        if (tensor.type().shape.rank() == 2) shape.push_back(num_classes);
+        OwnedTensor part({tensor.type().data_type, shape});
+        const int64_t row_bytes = tensor.size() / rows * SizeOf(tensor.type().data_type);
+        std::memcpy(part.data(), tensor.data() + first * row_bytes, static_cast<size_t>(count * row_bytes));
+        return part;
+      };
+      Batch part;
+      part.spec = batch.spec;
+      part.spec.normalizer = whole.summary.weight_sum;
+      part.logits = part_of(batch.logits);
+      part.targets = part_of(batch.targets);
+      const Outcome outcome = testing::Evaluate(part).value();
+      EXPECT_EQ(outcome.plan.segment_elements, segment);
+      EXPECT_EQ(outcome.results.logits_gradient.Bits(), part_of(whole.results.logits_gradient).Bits());
+      loss_sum += outcome.summary.loss_sum;
+    }
+    EXPECT_EQ(loss_sum, whole.summary.loss_sum) << num_classes;
+  }
+}
+
 void ExpectTransposedEquals(int64_t num_classes, DataType gradient, const char* target) {
   constexpr int64_t kCount = 35;
   std::mt19937_64 random(5);
