@@ -1,0 +1,54 @@
+#include "wire/slices.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace lossd {
+
+Slices::Slices(const grpc::ByteBuffer& message) {
+  if (!message.Valid() || !message.Dump(&slices_).ok()) return;
+  std::erase_if(slices_, [](const grpc::Slice& slice) { return slice.size() == 0; });
+  ends_.reserve(slices_.size());
+  int64_t end = 0;
+  for (const grpc::Slice& slice : slices_) ends_.push_back(end += static_cast<int64_t>(slice.size()));
+}
+
+size_t Slices::SliceAt(int64_t offset) const {
+  return static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), offset) - ends_.begin());
+}
+
+void Slices::CopyTo(int64_t offset, int64_t size, void* to) const {
+  std::byte* next = static_cast<std::byte*>(to);
+  for (size_t i = SliceAt(offset); size > 0; ++i) {
+    const int64_t length = static_cast<int64_t>(slices_[i].size()), skipped = offset - (ends_[i] - length);
+    const int64_t n = std::min(size, length - skipped);
+    std::memcpy(next, slices_[i].begin() + skipped, static_cast<size_t>(n));
+    next += n;
+    offset += n;
+    size -= n;
+  }
+}
+
+const std::byte* Slices::Contiguous(int64_t offset, int64_t size) const {
+  static constexpr std::byte kNothing{};
+  if (size == 0) return &kNothing;
+  const size_t i = SliceAt(offset);
+  if (offset + size > ends_[i]) return nullptr;
+  return reinterpret_cast<const std::byte*>(slices_[i].begin()) +
+         (offset - (ends_[i] - static_cast<int64_t>(slices_[i].size())));
+}
+
+void SliceCursor::Skip(int64_t bytes) {
+  position_ += bytes;
+  if (end_ - at_ > bytes) {
+    at_ += bytes;
+    return;
+  }
+  at_ = end_ = nullptr;
+  if (position_ >= slices_.size()) return;
+  const size_t i = slices_.SliceAt(position_);
+  end_ = slices_.slices_[i].end();
+  at_ = end_ - (slices_.ends_[i] - position_);
+}
+
+}  // namespace lossd
