@@ -1,7 +1,5 @@
 #include "server/admission.h"
 
-#include <utility>
-
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
@@ -11,6 +9,7 @@ Admission::Ticket& Admission::Ticket::operator=(Ticket&& other) noexcept {
   Release();
   admission_ = std::exchange(other.admission_, nullptr);
   bytes_ = std::exchange(other.bytes_, 0);
+  backlog_bytes_ = std::exchange(other.backlog_bytes_, 0);
   return *this;
 }
 
@@ -32,21 +31,53 @@ absl::Status Admission::Ticket::Reserve(int64_t bytes) {
   return absl::OkStatus();
 }
 
+void Admission::Ticket::Arrived(int64_t request_bytes) {
+  std::lock_guard<std::mutex> lock(admission_->mutex_);
+  admission_->load_.backlog_bytes += request_bytes - backlog_bytes_;
+  backlog_bytes_ = request_bytes;
+  admission_->usual_bytes_ += (request_bytes - admission_->usual_bytes_) / 8;
+}
+
+void Admission::Ticket::LeaveBacklog() {
+  if (admission_ == nullptr || backlog_bytes_ == 0) return;
+  std::lock_guard<std::mutex> lock(admission_->mutex_);
+  admission_->load_.backlog_bytes -= std::exchange(backlog_bytes_, 0);
+}
+
 void Admission::Ticket::Release() {
   if (admission_ == nullptr) return;
   std::lock_guard<std::mutex> lock(admission_->mutex_);
-  admission_->load_.bytes -= bytes_;
+  admission_->load_.bytes -= std::exchange(bytes_, 0);
+  admission_->load_.backlog_bytes -= std::exchange(backlog_bytes_, 0);
   admission_->load_.requests -= 1;
   if (admission_->load_.requests == 0) admission_->idle_.notify_all();
   admission_ = nullptr;
 }
 
-absl::StatusOr<Admission::Ticket> Admission::Enter() {
+bool Admission::FitsBacklog(int64_t request_bytes) const {
+  const int64_t room = request_bytes <= kSmallBytes ? max_backlog_bytes_ : max_backlog_bytes_ / 5 * 4;
+  return load_.backlog_bytes == 0 || request_bytes <= room - load_.backlog_bytes;
+}
+
+absl::StatusOr<Admission::Ticket> Admission::Enter(std::optional<int64_t> declared_bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t request_bytes = declared_bytes.value_or(usual_bytes_);
   last_entered_ = absl::Now();
   if (draining_) return absl::UnavailableError("this lossd is draining; retry on another replica");
+  if (!FitsBacklog(request_bytes)) {
+    return absl::ResourceExhaustedError(absl::StrCat(load_.backlog_bytes, " bytes of other requests wait to be ",
+                                                     "evaluated, and at most ", max_backlog_bytes_,
+                                                     " may; retry later"));
+  }
   ++load_.requests;
-  return Ticket(this);
+  load_.backlog_bytes += request_bytes;
+  return Ticket(this, request_bytes);
+}
+
+bool Admission::HasRoom(int64_t request_bytes) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const bool fits_budget = load_.bytes == 0 || request_bytes <= budget_bytes_ - load_.bytes;
+  return fits_budget && FitsBacklog(request_bytes);
 }
 
 Admission::Load Admission::load() const {

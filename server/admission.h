@@ -1,11 +1,13 @@
-// Who may come in, and how much they may hold: calls in flight against the memory budget, and the drain.
+// Who may come in, and how much they may hold: calls in flight against the memory budget, requests that are arriving or
+// waiting against the backlog's, and the drain.
 #ifndef LOSSD_SERVER_ADMISSION_H_
 #define LOSSD_SERVER_ADMISSION_H_
 
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
-#include <string>
+#include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,29 +26,44 @@ class Admission {
     Ticket& operator=(Ticket&& other) noexcept;
     ~Ticket() { Release(); }
 
-    // Adds `bytes` to what this call holds. Errors: kResourceExhausted, with all numbers.
+    // Adds `bytes` to what this call holds; gives back if negative. Errors: kResourceExhausted, with all numbers.
     absl::Status Reserve(int64_t bytes);
     // Whether that could succeed if no other call were in flight: then a refusal is worth a retry.
     bool CouldEverReserve(int64_t bytes) const { return bytes <= admission_->budget_bytes_ - bytes_; }
+    int64_t bytes() const { return bytes_; }
+    // The request is here, and has so many bytes.
+    void Arrived(int64_t request_bytes);
+    // The request is being computed. Idempotent.
+    void LeaveBacklog();
 
    private:
     friend class Admission;
-    explicit Ticket(Admission* admission) : admission_(admission) {}
+    Ticket(Admission* admission, int64_t backlog_bytes) : admission_(admission), backlog_bytes_(backlog_bytes) {}
     void Release();
 
     Admission* admission_ = nullptr;
     int64_t bytes_ = 0;
+    int64_t backlog_bytes_ = 0;
   };
 
   struct Load {
     int64_t requests = 0;
     int64_t bytes = 0;
+    int64_t backlog_bytes = 0;
   };
 
-  explicit Admission(int64_t budget_bytes) : budget_bytes_(budget_bytes) {}
+  // Small calls find a fifth of the backlog's room kept free of large ones.
+  static constexpr int64_t kSmallBytes = 1 << 18;
 
-  // A place for one call. Errors: kUnavailable while draining.
-  absl::StatusOr<Ticket> Enter();
+  Admission(int64_t budget_bytes, int64_t max_backlog_bytes)
+      : budget_bytes_(budget_bytes), max_backlog_bytes_(max_backlog_bytes) {}
+
+  // A place for one call whose request has so many bytes; unless that is known it is taken for one as large as others
+  // are. The first one in the backlog is never too large for it. Errors: kUnavailable while draining;
+  // kResourceExhausted while too much is waiting.
+  absl::StatusOr<Ticket> Enter(std::optional<int64_t> request_bytes);
+  // Whether a call of this size would find room in backlog and budget now.
+  bool HasRoom(int64_t request_bytes) const;
 
   Load load() const;
   bool draining() const;
@@ -59,10 +76,14 @@ class Admission {
   absl::Duration quiet() const;
 
  private:
+  bool FitsBacklog(int64_t request_bytes) const;  // REQUIRES: mutex_ is held
+
   const int64_t budget_bytes_;
+  const int64_t max_backlog_bytes_;
   mutable std::mutex mutex_;
   mutable std::condition_variable idle_;
   Load load_;
+  int64_t usual_bytes_ = 0;  // of a request, the recent ones weighing more
   absl::Time last_entered_ = absl::InfinitePast();
   bool draining_ = false;
 };

@@ -1,14 +1,14 @@
-// Memory for one tensor of an answer: aligned for the kernels, not zeroed, given back by whoever sends it.
+// Memory for one tensor: aligned for the kernels, not zeroed, and kept for the next call when it is given back, so that
+// large answers are not faulted in page by page each time.
 #ifndef LOSSD_SERVER_BUFFER_H_
 #define LOSSD_SERVER_BUFFER_H_
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 
 namespace lossd {
 
@@ -18,23 +18,18 @@ class Buffer {
 
   Buffer() = default;
 
-  // Errors: kResourceExhausted, when the machine has no more memory.
-  static absl::StatusOr<Buffer> Allocate(int64_t bytes) {
-    Buffer buffer;
-    const size_t rounded = (static_cast<size_t>(bytes) + kAlignment) / kAlignment * kAlignment;
-    buffer.data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded)));
-    buffer.size_ = bytes;
-    if (buffer.data_ == nullptr) {
-      return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes; retry later"));
-    }
-    return buffer;
-  }
+  // Thread-safe. Errors: kResourceExhausted, when the machine has no more memory.
+  static absl::StatusOr<Buffer> Allocate(int64_t bytes);
 
   std::byte* data() const { return data_.get(); }
   int64_t size() const { return size_; }
-  // Gives up ownership; the pointer is then to be passed to Free().
+  explicit operator bool() const { return data_ != nullptr; }
+  // Gives up ownership; the pointer is then to be passed to Free(), on any thread.
   std::byte* Release() { return data_.release(); }
-  static void Free(void* data) { std::free(data); }
+  static void Free(void* data) noexcept;
+
+  // Returns memory to the system that nobody has used for `age`.
+  static void Trim(absl::Duration age);
 
  private:
   struct Deleter {

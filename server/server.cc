@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <mutex>
 #include <utility>
@@ -25,6 +26,7 @@
 #include "server/http.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/rpc.h"
 #include "server/service.h"
 #include "server/status_page.h"
 
@@ -34,6 +36,7 @@ namespace {
 constexpr int kHandshakeTimeoutMs = 10000;
 constexpr int kMaxConcurrentStreams = 1024;  // of one connection
 constexpr int kMaxMetadataBytes = 16384;
+constexpr int kMinQueueThreads = 2, kMaxQueueThreads = 16;  // one may be busy with a small batch
 constexpr absl::Duration kQuiet = absl::Milliseconds(500);
 constexpr auto kShutdownGrace = std::chrono::milliseconds(500);
 
@@ -70,6 +73,11 @@ void Configure(const Config& config, grpc::ServerBuilder& builder) {
   }
 }
 
+// What may wait at most: some large requests, whatever the budget is, so that who waits is not kept waiting for long.
+int64_t BacklogBytes(const Config& config) {
+  return std::min(config.memory_budget_bytes, 2 * config.max_message_bytes);
+}
+
 // What was bound, in the form it was asked for.
 std::string Bound(const std::string& address, int port) {
   if (absl::StartsWith(address, "unix:")) return address;
@@ -100,10 +108,12 @@ absl::Status CannotListen(const std::string& address) {
 struct Server::State {
   explicit State(const Config& all)
       : config(all),
-        admission(config.memory_budget_bytes),
+        admission(config.memory_budget_bytes, BacklogBytes(config)),
         executor(config.threads),
         metrics(config.memory_budget_bytes, config.max_jobs, LOSSD_VERSION, SimdTarget(), [this] { return Read(); }),
-        service({config, admission, executor, metrics}) {}
+        context{config, admission, executor, metrics},
+        service(context),
+        queue([this](const std::string& method, Rpc& rpc) { return MakeHandler(context, method, rpc); }) {}
 
   Metrics::Gauges Read() const {
     const Admission::Load load = admission.load();
@@ -117,7 +127,9 @@ struct Server::State {
   Admission admission;
   Executor executor;
   Metrics metrics;
+  const ServiceContext context;
   LossService service;
+  RpcQueue queue;
   std::string grpc_address;
   std::unique_ptr<HttpServer> http;
   std::unique_ptr<grpc::Server> grpc;  // last: destroyed, and its calls ended, before what they use
@@ -134,7 +146,9 @@ absl::Status Server::State::StartGrpc() {
     builder.AddListeningPort(config.grpc_listen[i], grpc::InsecureServerCredentials(), &ports[i]);
   }
   builder.RegisterService(&service);
+  queue.Register(builder);
   grpc = builder.BuildAndStart();
+  if (grpc != nullptr) queue.Serve(std::clamp(config.threads, kMinQueueThreads, kMaxQueueThreads));
   std::vector<std::string> bound;
   for (size_t i = 0; i < ports.size(); ++i) {
     if (ports[i] == 0) return CannotListen(config.grpc_listen[i]);  // gRPC stops at the first that fails
@@ -189,7 +203,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config) {
 Server::~Server() {
   if (state_ == nullptr) return;
   StartDraining();
-  if (state_->grpc != nullptr) state_->grpc->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
+  if (state_->grpc == nullptr) return;
+  state_->grpc->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
+  state_->queue.Stop();
 }
 
 const std::string& Server::grpc_address() const { return state_->grpc_address; }

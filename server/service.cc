@@ -1,45 +1,53 @@
 #include "server/service.h"
 
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/evaluate_call.h"
+#include "server/log.h"
+#include "server/stream_call.h"
 #include "server/wire.h"
 
 namespace lossd {
 namespace {
 
-// A call that is answered at once.
-void RecordCall(Metrics& metrics, const char* method, absl::StatusCode code) {
-  metrics.CallStarted(method);
-  metrics.CallHandled(method, CodeName(code), 0);
-}
-
-// EvaluateStream is part of the contract but not of this build.
-class RefusedStream final : public grpc::ServerBidiReactor<v1::EvaluateStreamRequest, v1::EvaluateStreamResponse> {
+// A call of a method that is nobody's.
+class UnknownCall final : public RpcHandler {
  public:
-  RefusedStream() {
-    Finish(
-        ToGrpcStatus(absl::UnimplementedError("EvaluateStream is not supported by this build of lossd; use Evaluate")));
+  UnknownCall(const ServiceContext& context, Rpc& rpc, std::string method)
+      : context_(context), rpc_(rpc), method_(std::move(method)) {
+    context_.metrics.CallStarted(kUnknown);
   }
-  void OnDone() override { delete this; }
+  void OnStart() override {
+    rpc_.Finish(absl::UnimplementedError(
+        absl::StrCat("there is no method ", method_.substr(0, kMaxNameBytes),
+                     " here; those of lossd.v1.LossService are Evaluate, EvaluateStream and GetServerInfo")));
+  }
+  void OnRead(std::optional<grpc::ByteBuffer>) override {}
+  void OnEnd(absl::StatusCode code) override {
+    context_.metrics.CallHandled(kUnknown, CodeName(code), absl::ToDoubleSeconds(absl::Now() - rpc_.started()));
+  }
+
+ private:
+  static constexpr char kUnknown[] = "unknown";
+  static constexpr size_t kMaxNameBytes = 200;
+  const ServiceContext& context_;
+  Rpc& rpc_;
+  const std::string method_;
 };
 
 }  // namespace
 
-grpc::ServerUnaryReactor* LossService::Evaluate(grpc::CallbackServerContext* call, const grpc::ByteBuffer* request,
-                                                grpc::ByteBuffer* response) {
-  auto* evaluation = new EvaluateCall(context_, call, request, response);
-  evaluation->Start();
-  return evaluation;
-}
-
-grpc::ServerBidiReactor<v1::EvaluateStreamRequest, v1::EvaluateStreamResponse>* LossService::EvaluateStream(
-    grpc::CallbackServerContext*) {
-  RecordCall(context_.metrics, "EvaluateStream", absl::StatusCode::kUnimplemented);
-  return new RefusedStream;
+std::unique_ptr<RpcHandler> MakeHandler(const ServiceContext& context, const std::string& method, Rpc& rpc) {
+  if (method == "/lossd.v1.LossService/Evaluate") return std::make_unique<EvaluateCall>(context, rpc);
+  if (method == "/lossd.v1.LossService/EvaluateStream") return std::make_unique<StreamCall>(context, rpc);
+  return std::make_unique<UnknownCall>(context, rpc, method);
 }
 
 grpc::ServerUnaryReactor* LossService::GetServerInfo(grpc::CallbackServerContext* call, const v1::GetServerInfoRequest*,
                                                      v1::GetServerInfoResponse* response) {
+  context_.metrics.CallStarted("GetServerInfo");
   response->set_version(LOSSD_VERSION);
   response->set_simd_target(SimdTarget());
   response->set_compute_threads(context_.config.threads);
@@ -55,10 +63,18 @@ grpc::ServerUnaryReactor* LossService::GetServerInfo(grpc::CallbackServerContext
   for (int output = v1::OUTPUT_LOGITS_GRADIENT; output <= v1::Output_MAX; ++output) {
     response->add_outputs(static_cast<v1::Output>(output));
   }
-  RecordCall(context_.metrics, "GetServerInfo", absl::StatusCode::kOk);
+  context_.metrics.CallHandled("GetServerInfo", CodeName(absl::StatusCode::kOk), 0);
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
+}
+
+void LogRefusal(const char* method, const absl::Status& status) {
+  if (absl::IsInternal(status)) {
+    LogError(absl::StrCat(method, " failed: ", status.message()));
+  } else {
+    LogDebug(absl::StrCat(method, " refused, ", CodeName(status.code()), ": ", status.message()));
+  }
 }
 
 }  // namespace lossd

@@ -1,14 +1,18 @@
-// lossd.v1.LossService: decode, plan, admit, compute, encode.
+// lossd.v1.LossService: who answers which method.
 #ifndef LOSSD_SERVER_SERVICE_H_
 #define LOSSD_SERVER_SERVICE_H_
 
 #include <grpcpp/support/server_callback.h>
+
+#include <memory>
+#include <string>
 
 #include "lossd/v1/loss.grpc.pb.h"
 #include "server/admission.h"
 #include "server/config.h"
 #include "server/executor.h"
 #include "server/metrics.h"
+#include "server/rpc.h"
 
 namespace lossd {
 
@@ -20,26 +24,26 @@ struct ServiceContext {
   Metrics& metrics;
 };
 
-// Evaluate takes raw bytes (what they are is wire.h's business); the other methods are small and typed.
-using LossServiceBase =
-    v1::LossService::WithRawCallbackMethod_Evaluate<v1::LossService::WithCallbackMethod_EvaluateStream<
-        v1::LossService::WithCallbackMethod_GetServerInfo<v1::LossService::Service>>>;
-
-// Thread-safe, as gRPC asks of a service. gRPC's threads only decode; losses are evaluated by the executor's.
-class LossService final : public LossServiceBase {
+// Evaluate and EvaluateStream are served generically, by MakeHandler(). GetServerInfo is small, and by being here it
+// makes reflection list the service.
+class LossService final
+    : public v1::LossService::WithGenericMethod_Evaluate<v1::LossService::WithGenericMethod_EvaluateStream<
+          v1::LossService::WithCallbackMethod_GetServerInfo<v1::LossService::Service>>> {
  public:
   explicit LossService(const ServiceContext& context) : context_(context) {}
 
-  grpc::ServerUnaryReactor* Evaluate(grpc::CallbackServerContext* call, const grpc::ByteBuffer* request,
-                                     grpc::ByteBuffer* response) override;
-  grpc::ServerBidiReactor<v1::EvaluateStreamRequest, v1::EvaluateStreamResponse>* EvaluateStream(
-      grpc::CallbackServerContext* call) override;
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* call, const v1::GetServerInfoRequest* request,
                                           v1::GetServerInfoResponse* response) override;
 
  private:
-  const ServiceContext context_;
+  const ServiceContext& context_;
 };
+
+// The handler of a call of any method; of one that is not ours, one that says so.
+std::unique_ptr<RpcHandler> MakeHandler(const ServiceContext& context, const std::string& method, Rpc& rpc);
+
+// Tells the log of a call or a batch that has no result: an error if it is a bug of ours, else for debugging.
+void LogRefusal(const char* method, const absl::Status& status);
 
 }  // namespace lossd
 

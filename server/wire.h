@@ -13,28 +13,50 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "loss/loss.h"
+#include "lossd/v1/loss.pb.h"
 #include "server/buffer.h"
+#include "wire/parse.h"
+#include "wire/slices.h"
+#include "wire/write.h"
 
 namespace lossd {
 
-// A decoded EvaluateRequest. The views of `inputs` point into `storage`.
+// Where the contents of a tensor came from.
+struct Contents {
+  int64_t bytes = 0;                 // what it came with
+  std::optional<int64_t> scattered;  // raw, in several slices: it begins here in the message, and the view has no data
+};
+
+// A decoded EvaluateRequest. The views of `inputs` point into what it holds.
 struct Request {
   std::string job;
   std::optional<int64_t> step;
   Spec spec;
   Inputs inputs;
-  InputSet<int64_t> contents_bytes{};  // what each tensor came with
-  std::shared_ptr<const void> storage;
-  int64_t storage_bytes = 0;  // what `storage` holds
+  InputSet<Contents> contents{};
+  Slices message;
+  std::shared_ptr<const void> storage;  // typed contents
+  InputSet<Buffer> gathered;            // see Gather()
 };
 
-// Reads the fields of a request. Does not judge shapes, which MakePlan() does.
-// Errors: kInvalidArgument and kUnimplemented, naming the field.
-absl::StatusOr<Request> Decode(const grpc::ByteBuffer& bytes);
+// Reads the fields of a request. Does not judge shapes, which MakePlan() does. Raw contents stay in the slices of
+// `bytes`: tensors that lie in one of them are seen there, the others have to be gathered.
+// Errors: kInvalidArgument and kUnimplemented, naming the field; what `reserve` says.
+absl::StatusOr<Request> Decode(grpc::ByteBuffer bytes, ReserveBytes reserve);
+
+// The same for the message of a stream. `sequence` is its own as soon as it could be parsed, whatever is returned.
+absl::StatusOr<Request> DecodeStreamed(grpc::ByteBuffer bytes, ReserveBytes reserve, int64_t& sequence);
 
 // Every tensor has exactly the bytes that its shape and type ask for.
 // REQUIRES: MakePlan() accepted TypesOf(request.inputs). Errors: kInvalidArgument with both numbers.
 absl::Status CheckContents(const Request& request);
+
+// What Gather() allocates.
+int64_t ScatteredBytes(const Request& request, const InputSet<bool>& tensors);
+
+// Moves the scattered ones of these tensors into memory of the request, and lets go of their slices. REQUIRES:
+// CheckContents() is OK. Errors: kResourceExhausted, when the machine has no more memory.
+absl::Status Gather(const InputSet<bool>& tensors, Request& request);
 
 // Everything an EvaluateResponse says.
 struct Answer {
@@ -46,7 +68,10 @@ struct Answer {
 };
 
 // An EvaluateResponse: its small fields serialised, its tensors referred to, not copied.
-grpc::ByteBuffer Encode(Answer answer);
+MessageWriter Encode(Answer answer);
+
+// The EvaluateStreamResponse of a batch: its answer, or its error.
+grpc::ByteBuffer EncodeStreamed(int64_t sequence, absl::StatusOr<MessageWriter> answer);
 
 // Upper bound of the size of the EvaluateResponse of a plan.
 int64_t MaxResponseBytes(const Plan& plan);

@@ -1,6 +1,5 @@
-// Decode(): protobuf reads the message; here it becomes a request in the words of loss/.
+// Decode(): what ParseMessage() read becomes a request in the words of loss/.
 #include <google/protobuf/unknown_field_set.h>
-#include <grpcpp/support/proto_buffer_reader.h>
 
 #include <algorithm>
 #include <limits>
@@ -9,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "loss/element.h"
-#include "lossd/v1/loss.pb.h"
 #include "server/wire.h"
 
 namespace lossd {
@@ -25,6 +23,7 @@ absl::Status Invalid(const Parts&... parts) {
 // What a Request points into.
 struct Storage {
   v1::EvaluateRequest message;
+  v1::EvaluateStreamRequest streamed;             // one of the two
   std::vector<std::vector<std::byte>> converted;  // typed contents that had to change their type
 };
 
@@ -144,7 +143,7 @@ bool StoreReal(double value, DataType type, void* data, int64_t index) {
 
 // Reads what people type: floats, doubles and ints.
 template <typename Values>
-absl::Status ReadTyped(const char* name, const Values& values, DataType natural, TensorView& view, int64_t& bytes,
+absl::Status ReadTyped(const char* name, const Values& values, DataType natural, TensorView& view, Contents& contents,
                        Storage& storage) {
   DataType& type = view.type.data_type;
   if (type == DataType::kUnspecified) type = natural;
@@ -153,12 +152,12 @@ absl::Status ReadTyped(const char* name, const Values& values, DataType natural,
     return Invalid(name, ".data_type is ", Name(type), ", which ", integers ? "ints" : "floats and doubles",
                    " do not go with; leave it out, or send the other contents");
   }
-  bytes = int64_t{values.size()} * SizeOf(type);
+  contents.bytes = int64_t{values.size()} * SizeOf(type);
   if (type == natural) {
     view.data = values.data();
     return absl::OkStatus();
   }
-  std::vector<std::byte>& converted = storage.converted.emplace_back(static_cast<size_t>(bytes));
+  std::vector<std::byte>& converted = storage.converted.emplace_back(static_cast<size_t>(contents.bytes));
   view.data = converted.data();
   for (int i = 0; i < values.size(); ++i) {
     bool held;
@@ -172,8 +171,14 @@ absl::Status ReadTyped(const char* name, const Values& values, DataType natural,
   return absl::OkStatus();
 }
 
-absl::Status ReadTensor(const char* name, const v1::Tensor& message, TensorView& view, int64_t& bytes,
-                        Storage& storage) {
+void ReadRaw(const RawReference& raw, const Slices& message, TensorView& view, Contents& contents) {
+  contents.bytes = raw.size;
+  view.data = message.Contiguous(raw.offset, raw.size);
+  if (view.data == nullptr) contents.scattered = raw.offset;
+}
+
+absl::Status ReadTensor(const char* name, const v1::Tensor& message, const Slices& slices, TensorView& view,
+                        Contents& contents, Storage& storage) {
   if (message.shape_size() > Shape::kMaxRank) {
     return Invalid(name, ".shape has ", message.shape_size(), " axes; at most ", Shape::kMaxRank, " are allowed");
   }
@@ -184,22 +189,20 @@ absl::Status ReadTensor(const char* name, const v1::Tensor& message, TensorView&
   view.type.data_type = static_cast<DataType>(message.data_type());
   switch (message.contents_case()) {
     case v1::Tensor::kFloats:
-      return ReadTyped(name, message.floats().values(), DataType::kFloat32, view, bytes, storage);
+      return ReadTyped(name, message.floats().values(), DataType::kFloat32, view, contents, storage);
     case v1::Tensor::kDoubles:
-      return ReadTyped(name, message.doubles().values(), DataType::kFloat64, view, bytes, storage);
+      return ReadTyped(name, message.doubles().values(), DataType::kFloat64, view, contents, storage);
     case v1::Tensor::kInts:
-      return ReadTyped(name, message.ints().values(), DataType::kInt64, view, bytes, storage);
+      return ReadTyped(name, message.ints().values(), DataType::kInt64, view, contents, storage);
     default:
       break;
   }
   if (!view.type) return Invalid(name, ".data_type is unset; raw contents need it, e.g. DATA_TYPE_FLOAT32");
-  view.data = message.raw().data();
-  bytes = static_cast<int64_t>(message.raw().size());
+  ReadRaw(ReferenceOf(message), slices, view, contents);
   return absl::OkStatus();
 }
 
-absl::Status ReadTensors(Request& request, Storage& storage) {
-  const v1::EvaluateRequest& message = storage.message;
+absl::Status ReadTensors(const v1::EvaluateRequest& message, Request& request, Storage& storage) {
   const auto present = [](bool has, const v1::Tensor& tensor) { return has ? &tensor : nullptr; };
   InputSet<const v1::Tensor*> tensors;
   tensors.logits = present(message.has_logits(), message.logits());
@@ -210,51 +213,89 @@ absl::Status ReadTensors(Request& request, Storage& storage) {
   tensors.upstream_gradient = present(message.has_upstream_gradient(), message.upstream_gradient());
   absl::Status status;
   ForEachInput(
-      [&](const char* name, const v1::Tensor* tensor, TensorView& view, int64_t& bytes) {
-        if (tensor != nullptr && status.ok()) status = ReadTensor(name, *tensor, view, bytes, storage);
+      [&](const char* name, const v1::Tensor* tensor, TensorView& view, Contents& contents) {
+        if (tensor != nullptr && status.ok()) {
+          status = ReadTensor(name, *tensor, request.message, view, contents, storage);
+        }
       },
-      tensors, request.inputs, request.contents_bytes);
+      tensors, request.inputs, request.contents);
   return status;
+}
+
+// `message` is part of `storage`.
+absl::StatusOr<Request> ReadRequest(const v1::EvaluateRequest& message, std::shared_ptr<Storage> storage,
+                                    Slices slices) {
+  Request request;
+  request.message = std::move(slices);
+  request.job = message.job();
+  if (message.has_step()) request.step = message.step();
+  absl::Status status = CheckJob(request.job);
+  if (status.ok()) status = ReadSpec(message, request.spec);
+  if (status.ok()) status = ReadTensors(message, request, *storage);
+  if (!status.ok()) return status;
+  request.storage = std::move(storage);
+  return request;
 }
 
 }  // namespace
 
-absl::StatusOr<Request> Decode(const grpc::ByteBuffer& bytes) {
+absl::StatusOr<Request> Decode(grpc::ByteBuffer bytes, ReserveBytes reserve) {
+  Slices slices(bytes);
   auto storage = std::make_shared<Storage>();
-  grpc::ByteBuffer copy(bytes);  // the reader wants a mutable one; slices are shared, not copied
-  grpc::ProtoBufferReader reader(&copy);
-  if (!reader.status().ok() || !storage->message.ParseFromZeroCopyStream(&reader)) {
-    return Invalid(
-        "request: these ", bytes.Length(),
-        " bytes are not a lossd.v1.EvaluateRequest (cut short, a wrong wire type, or a job that is not UTF-8)");
-  }
-  Request request;
-  request.job = storage->message.job();
-  if (storage->message.has_step()) request.step = storage->message.step();
-  absl::Status status = CheckJob(request.job);
-  if (status.ok()) status = ReadSpec(storage->message, request.spec);
-  if (status.ok()) status = ReadTensors(request, *storage);
-  if (!status.ok()) return status;
-  storage->message.DiscardUnknownFields();
-  request.storage_bytes = static_cast<int64_t>(storage->message.SpaceUsedLong());
-  for (const std::vector<std::byte>& converted : storage->converted) {
-    request.storage_bytes += static_cast<int64_t>(converted.capacity());
-  }
-  request.storage = std::move(storage);
-  return request;
+  if (absl::Status status = ParseMessage(slices, reserve, storage->message); !status.ok()) return status;
+  const v1::EvaluateRequest& message = storage->message;
+  return ReadRequest(message, std::move(storage), std::move(slices));
+}
+
+absl::StatusOr<Request> DecodeStreamed(grpc::ByteBuffer bytes, ReserveBytes reserve, int64_t& sequence) {
+  Slices slices(bytes);
+  auto storage = std::make_shared<Storage>();
+  if (absl::Status status = ParseMessage(slices, reserve, storage->streamed); !status.ok()) return status;
+  sequence = storage->streamed.sequence();
+  const v1::EvaluateRequest& message = storage->streamed.request();
+  return ReadRequest(message, std::move(storage), std::move(slices));
 }
 
 absl::Status CheckContents(const Request& request) {
   absl::Status status;
   ForEachInput(
-      [&status](const char* name, const TensorView& tensor, int64_t bytes) {
+      [&status](const char* name, const TensorView& tensor, const Contents& contents) {
         if (!tensor) return;
         const int64_t wanted = NumElements(tensor.type.shape) * SizeOf(tensor.type.data_type);
-        if (bytes == wanted) return;
-        status.Update(Invalid(name, " holds ", bytes, " bytes; ", Name(tensor.type.data_type), " of shape ",
+        if (contents.bytes == wanted) return;
+        status.Update(Invalid(name, " holds ", contents.bytes, " bytes; ", Name(tensor.type.data_type), " of shape ",
                               ToString(tensor.type.shape), " needs ", wanted));
       },
-      request.inputs, request.contents_bytes);
+      request.inputs, request.contents);
+  return status;
+}
+
+int64_t ScatteredBytes(const Request& request, const InputSet<bool>& tensors) {
+  int64_t bytes = 0;
+  ForEachInput(
+      [&bytes](const char*, const Contents& contents, bool wanted) {
+        if (wanted && contents.scattered) bytes += contents.bytes;
+      },
+      request.contents, tensors);
+  return bytes;
+}
+
+absl::Status Gather(const InputSet<bool>& tensors, Request& request) {
+  absl::Status status;
+  ForEachInput(
+      [&](const char*, bool wanted, const Contents& contents, TensorView& view, Buffer& buffer) {
+        if (!wanted || !contents.scattered || !status.ok()) return;
+        absl::StatusOr<Buffer> memory = Buffer::Allocate(contents.bytes);
+        if (!memory.ok()) {
+          status = memory.status();
+          return;
+        }
+        buffer = *std::move(memory);
+        request.message.CopyTo(*contents.scattered, contents.bytes, buffer.data());
+        request.message.Release(*contents.scattered, contents.bytes);
+        view.data = buffer.data();
+      },
+      tensors, request.contents, request.inputs, request.gathered);
   return status;
 }
 

@@ -24,13 +24,13 @@ void ExpectLoad(const Admission& admission, int64_t requests, int64_t bytes) {
 }
 
 Admission::Ticket Enter(Admission& admission) {
-  absl::StatusOr<Admission::Ticket> ticket = admission.Enter();
+  absl::StatusOr<Admission::Ticket> ticket = admission.Enter(0);
   EXPECT_TRUE(ticket.ok()) << ticket.status();
   return *std::move(ticket);
 }
 
 TEST(AdmissionTest, ATicketCountsWhileItLives) {
-  Admission admission(100);
+  Admission admission(100, 1000);
   {
     Admission::Ticket ticket = Enter(admission);
     ExpectLoad(admission, 1, 0);
@@ -42,7 +42,7 @@ TEST(AdmissionTest, ATicketCountsWhileItLives) {
 }
 
 TEST(AdmissionTest, MovingATicketMovesItsPlace) {
-  Admission admission(100);
+  Admission admission(100, 1000);
   Admission::Ticket first = Enter(admission);
   ASSERT_TRUE(first.Reserve(10).ok());
   Admission::Ticket second(std::move(first));
@@ -56,9 +56,9 @@ TEST(AdmissionTest, MovingATicketMovesItsPlace) {
 }
 
 TEST(AdmissionTest, AStatusOrTicketGivesBackOnce) {
-  Admission admission(100);
+  Admission admission(100, 1000);
   {
-    absl::StatusOr<Admission::Ticket> entered = admission.Enter();
+    absl::StatusOr<Admission::Ticket> entered = admission.Enter(0);
     Admission::Ticket ticket;
     ticket = *std::move(entered);
     ASSERT_TRUE(ticket.Reserve(5).ok());
@@ -87,7 +87,7 @@ TEST(AdmissionTest, Reserve) {
   };
   for (const Case& test : cases) {
     SCOPED_TRACE(test.name);
-    Admission admission(test.budget);
+    Admission admission(test.budget, 1000);
     Admission::Ticket other = Enter(admission);
     ASSERT_TRUE(other.Reserve(test.taken_by_others).ok());
     Admission::Ticket mine = Enter(admission);
@@ -101,7 +101,7 @@ TEST(AdmissionTest, Reserve) {
 }
 
 TEST(AdmissionTest, ARefusedCallMayTryAgainWhenAnotherLeft) {
-  Admission admission(100);
+  Admission admission(100, 1000);
   auto other = std::make_unique<Admission::Ticket>(Enter(admission));
   ASSERT_TRUE(other->Reserve(60).ok());
   Admission::Ticket mine = Enter(admission);
@@ -111,8 +111,8 @@ TEST(AdmissionTest, ARefusedCallMayTryAgainWhenAnotherLeft) {
 }
 
 TEST(AdmissionTest, CouldEverReserve) {
-  Admission admission(100);
-  absl::StatusOr<Admission::Ticket> other = admission.Enter(), ticket = admission.Enter();
+  Admission admission(100, 1000);
+  absl::StatusOr<Admission::Ticket> other = admission.Enter(0), ticket = admission.Enter(0);
   ASSERT_TRUE(other->Reserve(70).ok());
   EXPECT_TRUE(ticket->CouldEverReserve(0));
   EXPECT_TRUE(ticket->CouldEverReserve(100));
@@ -123,26 +123,26 @@ TEST(AdmissionTest, CouldEverReserve) {
 }
 
 TEST(AdmissionTest, NobodyEntersWhileDraining) {
-  Admission admission(100);
+  Admission admission(100, 1000);
   EXPECT_FALSE(admission.draining());
   admission.StartDraining();
   admission.StartDraining();
   EXPECT_TRUE(admission.draining());
-  const absl::Status status = admission.Enter().status();
+  const absl::Status status = admission.Enter(0).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("draining"), HasSubstr("retry")));
   ExpectLoad(admission, 0, 0);
 }
 
 TEST(AdmissionTest, ACallThatIsInMayStillReserveWhileDraining) {
-  Admission admission(100);
+  Admission admission(100, 1000);
   Admission::Ticket ticket = Enter(admission);
   admission.StartDraining();
   EXPECT_TRUE(ticket.Reserve(10).ok());
 }
 
 TEST(AdmissionTest, AwaitIdle) {
-  Admission admission(100);
+  Admission admission(100, 1000);
   EXPECT_TRUE(admission.AwaitIdle(absl::ZeroDuration()));
   auto ticket = std::make_unique<Admission::Ticket>(Enter(admission));
   EXPECT_FALSE(admission.AwaitIdle(absl::ZeroDuration()));
@@ -154,7 +154,7 @@ TEST(AdmissionTest, AwaitIdle) {
 
 TEST(AdmissionTest, ManyThreadsNeverHoldMoreThanTheBudgetAndGiveAllBack) {
   constexpr int64_t kBudget = 100;
-  Admission admission(kBudget);
+  Admission admission(kBudget, 1000);
   std::atomic<int64_t> held = 0, refused = 0;
   const auto call = [&](int64_t bytes) {
     Admission::Ticket ticket = Enter(admission);

@@ -251,18 +251,6 @@ TEST_F(ServerTest, CompressedRequestsAreRefused) {
   ExpectServes();
 }
 
-TEST_F(ServerTest, EvaluateStreamIsUnimplemented) {
-  Start();
-  const std::unique_ptr<grpc::ClientContext> context = NewContext();
-  const auto stream = stub_->EvaluateStream(context.get());
-  v1::EvaluateStreamResponse response;
-  EXPECT_FALSE(stream->Read(&response));
-  const grpc::Status status = stream->Finish();
-  EXPECT_EQ(status.error_code(), grpc::UNIMPLEMENTED);
-  EXPECT_THAT(status.error_message(), HasSubstr("EvaluateStream"));
-  ExpectServes();
-}
-
 // ---- info, health, pages ----
 
 TEST_F(ServerTest, GetServerInfo) {

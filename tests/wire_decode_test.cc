@@ -65,7 +65,7 @@ TEST_F(WireDecodeTest, EveryFieldArrivesHoweverTheBytesAreSliced) {
   const std::string bytes = FullRequest().SerializeAsString();
   for (const size_t slice_bytes : {kWhole, size_t{64}, size_t{7}, size_t{1}}) {
     SCOPED_TRACE(slice_bytes);
-    const absl::StatusOr<Request> request = Decode(BufferOf(bytes, slice_bytes));
+    const absl::StatusOr<Request> request = DecodeBuffer(BufferOf(bytes, slice_bytes));
     ASSERT_TRUE(request.ok()) << request.status();
     ExpectSmallFields(*request);
     ExpectTensors(*request);
@@ -86,7 +86,7 @@ TEST_F(WireDecodeTest, TheSparseRequestIsOne) {
 
 TEST_F(WireDecodeTest, ARequestOutlivesItsBytesAndMoves) {
   auto buffer = std::make_unique<grpc::ByteBuffer>(BufferOf(FullRequest().SerializeAsString(), 5));
-  absl::StatusOr<Request> decoded = Decode(*buffer);
+  absl::StatusOr<Request> decoded = DecodeBuffer(*buffer);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   buffer.reset();
   const Request request = *std::move(decoded);
@@ -96,12 +96,12 @@ TEST_F(WireDecodeTest, ARequestOutlivesItsBytesAndMoves) {
 TEST_F(WireDecodeTest, DecodingLeavesTheBytesAlone) {
   const grpc::ByteBuffer buffer = BufferOf(FullRequest().SerializeAsString(), 5);
   const size_t length = buffer.Length();
-  for (int i = 0; i < 2; ++i) EXPECT_TRUE(Decode(buffer).ok());
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(DecodeBuffer(buffer).ok());
   EXPECT_EQ(buffer.Length(), length);
 }
 
 TEST_F(WireDecodeTest, AnEmptyRequestHasTheDefaults) {
-  const absl::StatusOr<Request> request = Decode(BufferOf(""));
+  const absl::StatusOr<Request> request = DecodeBuffer(BufferOf(""));
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->job, "");
   EXPECT_FALSE(request->step.has_value());
@@ -117,7 +117,7 @@ TEST_F(WireDecodeTest, AnEmptyRequestHasTheDefaults) {
 }
 
 TEST_F(WireDecodeTest, ABufferWithoutBytesIsNoRequest) {
-  EXPECT_EQ(Decode(grpc::ByteBuffer()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(DecodeBuffer(grpc::ByteBuffer()).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(WireDecodeTest, EveryOptionOfCrossEntropy) {
@@ -232,7 +232,7 @@ TEST_F(WireDecodeTest, JobsThatAreAllowed) {
 }
 
 TEST_F(WireDecodeTest, AJobThatIsNotUtf8IsNotAMessage) {
-  const absl::Status status = Decode(BufferOf("\x0a\x02\xff\xfe")).status();
+  const absl::Status status = DecodeBuffer(BufferOf("\x0a\x02\xff\xfe")).status();
   EXPECT_EQ(status.code(), kInvalid);
   EXPECT_THAT(std::string(status.message()), HasSubstr("request: these 4 bytes are not a lossd.v1.EvaluateRequest"));
 }
@@ -282,21 +282,23 @@ TEST_F(WireDecodeTest, DuplicatesAreMergedAsProtobufDoes) {
   second.mutable_targets()->mutable_raw()->assign(16, '\1');  // another contents: the last one counts
   second.mutable_targets()->set_data_type(v1::DATA_TYPE_INT64);
   second.mutable_upstream_gradient()->mutable_floats()->add_values(3);  // the same contents: merged
-  const absl::StatusOr<Request> request = Decode(BufferOf(first.SerializeAsString() + second.SerializeAsString(), 3));
+  const absl::StatusOr<Request> request =
+      DecodeBuffer(BufferOf(first.SerializeAsString() + second.SerializeAsString(), 3));
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->job, "second");
   EXPECT_EQ(request->step, -17);
   EXPECT_EQ(request->spec.reduction, Reduction::kSum);
   EXPECT_EQ(std::get<CrossEntropy>(request->spec.loss).label_smoothing, 0.125);
   EXPECT_THAT(IntegersOf(request->inputs.targets), ElementsAre(0x0101010101010101, 0x0101010101010101));
-  EXPECT_EQ(request->contents_bytes.upstream_gradient, 8);
+  EXPECT_EQ(request->contents.upstream_gradient.bytes, 8);
 }
 
 TEST_F(WireDecodeTest, TheLastLossOfSeveralCounts) {
   v1::EvaluateRequest first, second;
   first.mutable_loss()->mutable_cross_entropy()->set_label_smoothing(0.5);
   second.mutable_loss()->mutable_kl_divergence();
-  const absl::StatusOr<Request> request = Decode(BufferOf(first.SerializeAsString() + second.SerializeAsString()));
+  const absl::StatusOr<Request> request =
+      DecodeBuffer(BufferOf(first.SerializeAsString() + second.SerializeAsString()));
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_TRUE(std::holds_alternative<KlDivergence>(request->spec.loss));
 }

@@ -81,7 +81,7 @@ std::string BytesOf(const grpc::ByteBuffer& buffer) {
 
 void ExpectEncoded(Answer answer) {
   const v1::EvaluateResponse want = MessageOf(answer);
-  const std::string bytes = BytesOf(Encode(std::move(answer)));
+  const std::string bytes = BytesOf(Encode(std::move(answer)).Finish());
   v1::EvaluateResponse message;
   ASSERT_TRUE(message.ParseFromString(bytes));
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(message, want));
@@ -156,7 +156,7 @@ TEST(WireEncodeTest, EverySecondTensorLarge) {
 
 TEST(WireEncodeTest, TheLossAlone) {
   v1::EvaluateResponse message;
-  ASSERT_TRUE(message.ParseFromString(BytesOf(Encode(AnswerOf({.loss = {kFloat32, {}}})))));
+  ASSERT_TRUE(message.ParseFromString(BytesOf(Encode(AnswerOf({.loss = {kFloat32, {}}})).Finish())));
   for (const std::string& name : ResultNames()) EXPECT_EQ(HasTensor(message, name.c_str()), name == "loss") << name;
   EXPECT_EQ(message.loss().raw().size(), 4u);
   EXPECT_EQ(message.summary().loss_sum(), 1.5);
@@ -215,7 +215,7 @@ TEST(WireEncodeTest, Summaries) {
   Answer answer = AnswerOf({});
   answer.summary.loss_sum = kNan;
   v1::EvaluateResponse message;
-  ASSERT_TRUE(message.ParseFromString(BytesOf(Encode(std::move(answer)))));
+  ASSERT_TRUE(message.ParseFromString(BytesOf(Encode(std::move(answer)).Finish())));
   EXPECT_TRUE(std::isnan(message.summary().loss_sum()));
 }
 
@@ -224,7 +224,7 @@ TEST(WireEncodeTest, LargeTensorsAreReferredToAndSmallOnesCopied) {
       AnswerOf({.loss = {kFloat32, {}}, .element_loss = {kFloat32, {10}}, .logits_gradient = {kFloat32, {100000}}});
   const void* const small = answer.buffers.element_loss.data();
   const void* const large = answer.buffers.logits_gradient.data();
-  const grpc::ByteBuffer bytes = Encode(std::move(answer));
+  const grpc::ByteBuffer bytes = Encode(std::move(answer)).Finish();
   const std::vector<grpc::Slice> slices = SlicesOf(bytes);
   ASSERT_EQ(slices.size(), 2u);
   EXPECT_EQ(slices[1].begin(), large);
@@ -236,14 +236,14 @@ TEST(WireEncodeTest, AllTenAreReferredToWhereLarge) {
   Answer answer = AnswerOf(AllOf({5000}, {5000, 11}));
   std::vector<const void*> want;
   ForEachResult([&want](const char*, const Buffer& buffer) { want.push_back(buffer.data()); }, answer.buffers);
-  const grpc::ByteBuffer bytes = Encode(std::move(answer));
+  const grpc::ByteBuffer bytes = Encode(std::move(answer)).Finish();
   const std::vector<grpc::Slice> slices = SlicesOf(bytes);
   ASSERT_EQ(slices.size(), 2 * want.size());  // in front of each tensor the text that leads to it
   for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(slices[2 * i + 1].begin(), want[i]);
 }
 
 TEST(WireEncodeTest, BytesOutliveCopiesOfThem) {
-  auto bytes = std::make_unique<grpc::ByteBuffer>(Encode(AnswerOf(AllOf({5000}, {5000, 3}))));
+  auto bytes = std::make_unique<grpc::ByteBuffer>(Encode(AnswerOf(AllOf({5000}, {5000, 3}))).Finish());
   const grpc::ByteBuffer copy(*bytes);
   const std::string before = BytesOf(copy);
   bytes.reset();
@@ -280,7 +280,7 @@ void ExpectBound(const BoundCase& test, DataType type, bool indices) {
                     .ignored_count = kMaxInt,
                     .correct_count = kMaxInt,
                     .nonfinite_count = kMaxInt};
-  const auto size = static_cast<int64_t>(Encode(std::move(answer)).Length());
+  const auto size = static_cast<int64_t>(Encode(std::move(answer)).size());
   EXPECT_LE(size, MaxResponseBytes(*plan));
   EXPECT_LE(MaxResponseBytes(*plan), size + 4096);  // and a close one
 }

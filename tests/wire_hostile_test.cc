@@ -19,7 +19,7 @@ bool WasParsed(const absl::Status& status) { return status.message().substr(0, 9
 void ExpectVerdictOfProtobuf(const std::string& bytes, size_t slice_bytes = kWhole) {
   v1::EvaluateRequest message;
   const bool parses = message.ParseFromString(bytes);
-  const absl::StatusOr<Request> request = Decode(BufferOf(bytes, slice_bytes));
+  const absl::StatusOr<Request> request = DecodeBuffer(BufferOf(bytes, slice_bytes));
   ASSERT_EQ(WasParsed(request.status()), parses) << request.status();
   EXPECT_TRUE(parses || request.status().code() == absl::StatusCode::kInvalidArgument) << request.status();
   if (!request.ok()) return;
@@ -123,16 +123,16 @@ TEST_F(WireHostileTest, HostileEncodings) {
 
 // Groups up to protobuf's limit are skipped, deeper ones refused: never a stack that overflows.
 TEST_F(WireHostileTest, DeepGroupsAreRefused) {
-  const absl::Status shallow = Decode(BufferOf(Repeat("\x7b", 50) + Repeat("\x7c", 50))).status();
+  const absl::Status shallow = DecodeBuffer(BufferOf(Repeat("\x7b", 50) + Repeat("\x7c", 50))).status();
   EXPECT_TRUE(shallow.ok()) << shallow;
-  const absl::Status deep = Decode(BufferOf(Repeat("\x7b", 1000000) + Repeat("\x7c", 1000000), 65536)).status();
+  const absl::Status deep = DecodeBuffer(BufferOf(Repeat("\x7b", 1000000) + Repeat("\x7c", 1000000), 65536)).status();
   EXPECT_FALSE(WasParsed(deep)) << deep;
 }
 
 TEST_F(WireHostileTest, AShapeOfTenMillionEntries) {
   v1::EvaluateRequest message = FullRequest();
   message.mutable_logits()->mutable_shape()->Resize(10000000, 1);
-  const absl::Status status = Decode(BufferOf(message.SerializeAsString(), 65536)).status();
+  const absl::Status status = DecodeBuffer(BufferOf(message.SerializeAsString(), 65536)).status();
   EXPECT_EQ(status.code(), kInvalid);
   EXPECT_EQ(status.message(), "logits.shape has 10000000 axes; at most 16 are allowed");
 }

@@ -319,15 +319,15 @@ TEST_F(WireTensorTest, EveryInputIsWhatProtobufReads) {
     for (const char* name : InputNames()) {
       if (random() % 3 != 0) RandomTensor(random, MutableTensor(&message, name));
     }
-    const absl::StatusOr<Request> request = Decode(BufferOf(message.SerializeAsString(), 1 + random() % 200));
+    const absl::StatusOr<Request> request = DecodeBuffer(BufferOf(message.SerializeAsString(), 1 + random() % 200));
     ASSERT_TRUE(request.ok()) << request.status();
     ForEachInput(
-        [&](const char* name, const TensorView& got, int64_t bytes) {
+        [&](const char* name, const TensorView& got, const Contents& contents) {
           SCOPED_TRACE(name);
           ASSERT_EQ(static_cast<bool>(got), HasTensor(message, name));
-          if (got) ExpectDecoded(TensorOf(message, name), got, bytes);
+          if (got) ExpectDecoded(TensorOf(message, name), got, contents.bytes);
         },
-        request->inputs, request->contents_bytes);
+        request->inputs, request->contents);
   }
 }
 

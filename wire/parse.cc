@@ -221,7 +221,8 @@ class Walker {
 absl::Status ParseMessage(const Slices& bytes, ReserveBytes reserve, google::protobuf::Message& message) {
   Walker walker(bytes, reserve);
   std::string text;
-  if (walker.CopyMessage(*message.GetDescriptor(), bytes.size(), text) && message.ParseFromString(text)) {
+  if (bytes.valid() && walker.CopyMessage(*message.GetDescriptor(), bytes.size(), text) &&
+      message.ParseFromString(text)) {
     return absl::OkStatus();
   }
   if (!walker.status().ok()) return walker.status();

@@ -6,7 +6,7 @@
 namespace lossd {
 
 Slices::Slices(const grpc::ByteBuffer& message) {
-  if (!message.Valid() || !message.Dump(&slices_).ok()) return;
+  valid_ = message.Valid() && message.Dump(&slices_).ok();
   std::erase_if(slices_, [](const grpc::Slice& slice) { return slice.size() == 0; });
   ends_.reserve(slices_.size());
   int64_t end = 0;
@@ -20,9 +20,8 @@ size_t Slices::SliceAt(int64_t offset) const {
 void Slices::CopyTo(int64_t offset, int64_t size, void* to) const {
   std::byte* next = static_cast<std::byte*>(to);
   for (size_t i = SliceAt(offset); size > 0; ++i) {
-    const int64_t length = static_cast<int64_t>(slices_[i].size()), skipped = offset - (ends_[i] - length);
-    const int64_t n = std::min(size, length - skipped);
-    std::memcpy(next, slices_[i].begin() + skipped, static_cast<size_t>(n));
+    const int64_t n = std::min(size, ends_[i] - offset);
+    std::memcpy(next, slices_[i].begin() + (offset - Begin(i)), static_cast<size_t>(n));
     next += n;
     offset += n;
     size -= n;
@@ -34,8 +33,13 @@ const std::byte* Slices::Contiguous(int64_t offset, int64_t size) const {
   if (size == 0) return &kNothing;
   const size_t i = SliceAt(offset);
   if (offset + size > ends_[i]) return nullptr;
-  return reinterpret_cast<const std::byte*>(slices_[i].begin()) +
-         (offset - (ends_[i] - static_cast<int64_t>(slices_[i].size())));
+  return reinterpret_cast<const std::byte*>(slices_[i].begin()) + (offset - Begin(i));
+}
+
+void Slices::Release(int64_t offset, int64_t size) {
+  for (size_t i = SliceAt(offset); i < slices_.size() && ends_[i] <= offset + size; ++i) {
+    if (Begin(i) >= offset) slices_[i] = grpc::Slice();
+  }
 }
 
 void SliceCursor::Skip(int64_t bytes) {

@@ -18,6 +18,8 @@ class Slices {
   Slices() = default;
   explicit Slices(const grpc::ByteBuffer& message);
 
+  // False for a buffer that never was a message.
+  bool valid() const { return valid_; }
   int64_t size() const { return ends_.empty() ? 0 : ends_.back(); }
 
   // The bytes [offset, offset + size). REQUIRES: they are in [0, size()); `to` has room for them.
@@ -27,10 +29,15 @@ class Slices {
   // than one slice. Never null for no bytes.
   const std::byte* Contiguous(int64_t offset, int64_t size) const;
 
+  // Lets go of the slices that hold none but these bytes, which are not to be read again. Not thread-safe.
+  void Release(int64_t offset, int64_t size);
+
  private:
   friend class SliceCursor;
   size_t SliceAt(int64_t offset) const;  // the slice that holds this byte
+  int64_t Begin(size_t slice) const { return slice == 0 ? 0 : ends_[slice - 1]; }
 
+  bool valid_ = false;
   std::vector<grpc::Slice> slices_;  // none of them empty
   std::vector<int64_t> ends_;        // where each ends in the message
 };

@@ -103,11 +103,18 @@ def test_every_output_of_the_server_info_is_answered(lossd):
         assert [name for name in fields.values() if response.HasField(name)] == [fields[output]]
 
 
-def test_stream_is_unimplemented(lossd):
-    with pytest.raises(grpc.RpcError) as refused:
-        list(lossd.stub.EvaluateStream(iter([pb.EvaluateStreamRequest()]), timeout=60))
-    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    assert "EvaluateStream" in refused.value.details()
+def test_stream(lossd):
+    """Answers in order, each that of a unary call, with its own sequence; a bad batch has its error."""
+    request = make_request(np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3), np.array([0, 1, 2, 0]))
+    messages = [pb.EvaluateStreamRequest(sequence=7, request=request), pb.EvaluateStreamRequest(sequence=-1),
+                pb.EvaluateStreamRequest(sequence=7, request=request)]
+    answers = list(lossd.stub.EvaluateStream(iter(messages), timeout=60))
+    assert [answer.sequence for answer in answers] == [7, -1, 7]
+    want = lossd.evaluate(request)
+    for answer in (answers[0], answers[2]):
+        assert answer.response.loss == want.loss and answer.response.logits_gradient == want.logits_gradient
+    assert answers[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert "logits: missing" in answers[1].error.message
 
 
 # ---- health ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,254 @@
+#include "server/evaluation.h"
+
+#include <algorithm>
+#include <atomic>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace lossd {
+namespace {
+
+constexpr int64_t kSmallLogits = 1 << 14;
+constexpr int64_t kMaxWindowBytes = 1 << 20;  // what stays in the L2 cache between the copy and the kernels
+
+// Runs a step that may throw what it did not write itself: allocation failures, protobuf. Nothing gets past here.
+template <typename Step>
+auto Guard(const Step& step) noexcept -> decltype(step()) {
+  try {
+    return step();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for this call; retry later");
+  } catch (...) {
+    return absl::InternalError("a bug in lossd, please report it");
+  }
+}
+
+double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
+
+int64_t RoundUp(int64_t bytes) {
+  constexpr int64_t kAlignment = Buffer::kAlignment;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+double ScalarOf(const MutableTensorView& tensor) {
+  return tensor.type.data_type == DataType::kFloat64 ? *static_cast<const double*>(tensor.data)
+                                                     : double{*static_cast<const float*>(tensor.data)};
+}
+
+// The tensors that can be read block by block: those with a row for each element, one after the other.
+InputSet<bool> RowTensors(const Plan& plan) {
+  InputSet<bool> tensors{};
+  const int64_t block_bytes = plan.block_elements * plan.num_classes * SizeOf(plan.inputs.logits.data_type);
+  if (plan.inner_size != 1 || block_bytes > kMaxWindowBytes) return tensors;
+  tensors.logits = true;
+  // Class indices are read before the rows are.
+  tensors.targets = IsFloat(plan.inputs.targets.data_type) && plan.inputs.targets.shape == plan.inputs.logits.shape;
+  return tensors;
+}
+
+InputSet<bool> Others(const InputSet<bool>& tensors) {
+  InputSet<bool> others;
+  ForEachInput([](const char*, bool in, bool& out) { out = !in; }, tensors, others);
+  return others;
+}
+
+}  // namespace
+
+absl::Status Evaluation::Enter(std::optional<int64_t> declared_bytes) {
+  if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
+  if (declared_bytes) declared_bytes = std::clamp<int64_t>(*declared_bytes, 0, context_.config.max_message_bytes);
+  absl::StatusOr<Admission::Ticket> ticket = context_.admission.Enter(declared_bytes);
+  if (!ticket.ok()) {
+    return Refuse(absl::IsUnavailable(ticket.status()) ? Refusal::kDraining : Refusal::kQueue, ticket.status());
+  }
+  ticket_ = *std::move(ticket);
+  return Reserve(declared_bytes.value_or(0));
+}
+
+absl::Status Evaluation::Prepare(grpc::ByteBuffer message) {
+  return PrepareMessage(std::move(message),
+                        [](grpc::ByteBuffer bytes, ReserveBytes reserve) { return Decode(std::move(bytes), reserve); });
+}
+
+absl::Status Evaluation::PrepareStreamed(grpc::ByteBuffer message) {
+  return PrepareMessage(std::move(message), [this](grpc::ByteBuffer bytes, ReserveBytes reserve) {
+    return DecodeStreamed(std::move(bytes), reserve, sequence_);
+  });
+}
+
+template <typename DecodeMessage>
+absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, const DecodeMessage& decode) {
+  return Guard([&]() -> absl::Status {
+    const absl::Time begin = absl::Now();
+    const auto message_bytes = static_cast<int64_t>(message.Length());
+    ticket_.Arrived(message_bytes);
+    if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
+    if (absl::Status status = Reserve(message_bytes - ticket_.bytes()); !status.ok()) return status;
+    absl::StatusOr<Request> request = decode(std::move(message), [this](int64_t bytes) { return Reserve(bytes); });
+    if (!request.ok()) return request.status();
+    request_ = *std::move(request);
+    absl::StatusOr<Plan> plan = MakePlan(request_.spec, TypesOf(request_.inputs));
+    if (!plan.ok()) return plan.status();
+    plan_ = *std::move(plan);
+    if (absl::Status status = CheckContents(request_); !status.ok()) return status;
+    if (absl::Status status = Admit(); !status.ok()) return status;
+    prepared_ = absl::Now();
+    context_.metrics.DecodeSeconds(absl::ToDoubleSeconds(prepared_ - begin));
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Evaluation::Admit() {
+  const int64_t limit = context_.config.max_message_bytes;
+  if (const int64_t bytes = MaxResponseBytes(plan_); bytes > limit) {
+    return Refuse(Refusal::kTooLarge, absl::ResourceExhaustedError(absl::StrCat(
+                                          "outputs: the answer would have ", bytes, " bytes and max_message_bytes is ",
+                                          limit, "; ask for fewer outputs, or send fewer rows at a time")));
+  }
+  const InputSet<bool> by_rows = RowTensors(plan_);
+  window_ = {};
+  if (by_rows.logits && request_.contents.logits.scattered) window_.logits = true;
+  if (by_rows.targets && request_.contents.targets.scattered) window_.targets = true;
+  const auto window_bytes = [this](bool wanted, const TensorType& type) {
+    return wanted ? RoundUp(plan_.block_elements * plan_.num_classes * SizeOf(type.data_type)) : 0;
+  };
+  thread_bytes_ = RoundUp(plan_.scratch_bytes) + window_bytes(window_.logits, plan_.inputs.logits) +
+                  window_bytes(window_.targets, plan_.inputs.targets);
+  int64_t bytes = plan_.result_bytes + ScatteredBytes(request_, Others(window_));
+  if (IsInPlace()) bytes -= request_.contents.logits.bytes;
+  return Reserve(bytes + thread_bytes_ * context_.executor.threads());
+}
+
+bool Evaluation::IsInPlace() const {
+  return request_.contents.logits.scattered && !window_.logits && plan_.results.logits_gradient == plan_.inputs.logits;
+}
+
+absl::Status Evaluation::Reserve(int64_t bytes) {
+  absl::Status status = ticket_.Reserve(bytes);
+  if (status.ok()) return status;
+  return Refuse(ticket_.CouldEverReserve(bytes) ? Refusal::kMemory : Refusal::kTooLarge, std::move(status));
+}
+
+absl::Status Evaluation::Refuse(Refusal refusal, absl::Status status) {
+  refusal_ = refusal;
+  return status;
+}
+
+void Evaluation::CountRefusal() const {
+  static constexpr const char* kReasons[] = {nullptr, "draining", "queue", "memory", "too_large"};
+  if (const char* reason = kReasons[static_cast<size_t>(refusal_)]) context_.metrics.Rejected(reason);
+}
+
+bool Evaluation::IsSmall() const {
+  return plan_.num_blocks <= 1 && plan_.num_elements * plan_.num_classes <= kSmallLogits;
+}
+
+absl::StatusOr<MessageWriter> Evaluation::Evaluate() {
+  return Guard([this] { return EvaluateOrThrow(); });
+}
+
+absl::StatusOr<MessageWriter> Evaluation::EvaluateOrThrow() {
+  const absl::Time begin = absl::Now();
+  ticket_.LeaveBacklog();
+  if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
+  if (absl::Status status = Gather(Others(window_), request_); !status.ok())
+    return Refuse(Refusal::kMemory, std::move(status));
+  absl::StatusOr<Weights> weights = WeighElements(plan_, request_.inputs);
+  if (!weights.ok()) return weights.status();
+
+  Answer answer;
+  answer.types = plan_.results;
+  Results results;
+  if (absl::Status status = AllocateResults(answer, results); !status.ok())
+    return Refuse(Refusal::kMemory, std::move(status));
+  absl::StatusOr<std::vector<BlockSummary>> blocks = EvaluateBlocks(*weights, results);
+  if (!blocks.ok()) return blocks.status();
+
+  answer.summary = Summarize(plan_, *weights, *blocks, results);
+  answer.queue_seconds = absl::ToDoubleSeconds(begin - prepared_);
+  answer.compute_seconds = SecondsSince(begin);
+  context_.metrics.QueueSeconds(answer.queue_seconds);
+  context_.metrics.ComputeSeconds(answer.compute_seconds);
+  RecordBatch(answer.summary, plan_.spec.reduction == Reduction::kNone ? 0 : ScalarOf(results.loss));
+  request_ = {};  // its slices may go while the answer is sent
+  return Encode(std::move(answer));
+}
+
+// Allocates the tensors of the answer, and lets `results` see them.
+absl::Status Evaluation::AllocateResults(Answer& answer, Results& results) {
+  if (IsInPlace()) answer.buffers.logits_gradient = std::move(request_.gathered.logits);
+  absl::Status status;
+  ForEachResult(
+      [&status](const char*, const TensorType& type, Buffer& buffer, MutableTensorView& view) {
+        if (!type || !status.ok()) return;
+        if (!buffer) {
+          absl::StatusOr<Buffer> memory = Buffer::Allocate(NumElements(type.shape) * SizeOf(type.data_type));
+          status = memory.status();
+          if (!status.ok()) return;
+          buffer = *std::move(memory);
+        }
+        view = {buffer.data(), type};
+      },
+      plan_.results, answer.buffers, results);
+  return status;
+}
+
+absl::StatusOr<std::vector<BlockSummary>> Evaluation::EvaluateBlocks(const Weights& weights, const Results& results) {
+  absl::StatusOr<Buffer> scratch = Buffer::Allocate(thread_bytes_ * context_.executor.threads());
+  if (!scratch.ok()) return Refuse(Refusal::kMemory, scratch.status());
+  std::vector<BlockSummary> blocks(static_cast<size_t>(plan_.num_blocks));
+  std::atomic<bool> skipped = false;
+  context_.executor.ForEach(plan_.num_blocks, [&](int64_t block, int worker) {
+    if (!rpc_.CheckAlive().ok()) skipped.store(true, std::memory_order_relaxed);
+    if (skipped.load(std::memory_order_relaxed)) return;
+    std::byte* const mine = scratch->data() + worker * thread_bytes_;
+    const Inputs inputs = ReadWindow(block, mine + RoundUp(plan_.scratch_bytes));
+    blocks[static_cast<size_t>(block)] = EvaluateBlock(plan_, inputs, weights, block, results, mine);
+  });
+  // What was skipped stays skipped, even if the clock has been set back since.
+  if (skipped.load(std::memory_order_relaxed)) {
+    const absl::Status status = rpc_.CheckAlive();
+    return status.ok() ? absl::DeadlineExceededError("the deadline passed before the answer was ready") : status;
+  }
+  return blocks;
+}
+
+// The inputs as one block sees them: of the tensors that are read block by block, its rows only, copied to `memory`.
+Inputs Evaluation::ReadWindow(int64_t block, std::byte* memory) const {
+  Inputs inputs = request_.inputs;
+  const auto [begin, end] = plan_.ElementsOf(block);
+  const auto read = [&, begin = begin, end = end](bool wanted, const Contents& contents, TensorView& view) {
+    if (!wanted) return;
+    const int64_t row_bytes = plan_.num_classes * SizeOf(view.type.data_type), offset = begin * row_bytes;
+    request_.message.CopyTo(*contents.scattered + offset, (end - begin) * row_bytes, memory);
+    // Rows are found from where the tensor begins, wherever that would be.
+    view.data = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(memory) - static_cast<uintptr_t>(offset));
+    memory += RoundUp(plan_.block_elements * row_bytes);
+  };
+  read(window_.logits, request_.contents.logits, inputs.logits);
+  read(window_.targets, request_.contents.targets, inputs.targets);
+  return inputs;
+}
+
+// A job's loss is the mean over its batch, whatever it asked for; where it asked for that mean, the very number it got.
+void Evaluation::RecordBatch(const Summary& summary, double loss) {
+  const bool own_mean = plan_.spec.reduction == Reduction::kMean && !plan_.spec.normalizer;
+  const int64_t live = summary.element_count - summary.ignored_count;
+  BatchRecord batch;
+  batch.job = request_.job;
+  batch.step = request_.step;
+  batch.loss_name = Name(plan_.spec.loss);
+  batch.mean_loss = own_mean ? loss : summary.loss_sum / summary.weight_sum;
+  batch.rows = summary.element_count;
+  if (summary.correct_count && live > 0) {
+    batch.accuracy = static_cast<double>(*summary.correct_count) / static_cast<double>(live);
+  }
+  batch.nonfinite_count = summary.nonfinite_count;
+  context_.metrics.Evaluated(batch);
+}
+
+}  // namespace lossd

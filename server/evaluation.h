@@ -1,0 +1,81 @@
+// One batch from its bytes to the bytes of its answer: what a unary call does once, and a stream for each message.
+#ifndef LOSSD_SERVER_EVALUATION_H_
+#define LOSSD_SERVER_EVALUATION_H_
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/rpc.h"
+#include "server/service.h"
+#include "server/wire.h"
+
+namespace lossd {
+
+// Enter(), Prepare(), Evaluate(), each once unless it says otherwise, on any thread. Holds its place and its memory
+// until it is destroyed.
+class Evaluation {
+ public:
+  // Why a batch was refused for what the server is or has, rather than for what the batch is.
+  enum class Refusal { kNone, kDraining, kQueue, kMemory, kTooLarge };
+
+  // `context` and `rpc` outlive it.
+  Evaluation(const ServiceContext& context, const Rpc& rpc) : context_(context), rpc_(rpc) {}
+
+  // Before the message is read. `declared_bytes`: its size, where the client has said it.
+  absl::Status Enter(std::optional<int64_t> declared_bytes);
+
+  // Decodes, plans and admits. Errors: every refusal that needs no look at a value.
+  absl::Status Prepare(grpc::ByteBuffer message);
+  // The same for the message of a stream, whose sequence it learns.
+  absl::Status PrepareStreamed(grpc::ByteBuffer message);
+  int64_t sequence() const { return sequence_; }
+
+  // So little work that handing it to another thread would cost more. REQUIRES: Prepare() is OK.
+  bool IsSmall() const;
+
+  // Checks values, computes, encodes. REQUIRES: Prepare() is OK; on a thread of the executor, unless IsSmall().
+  absl::StatusOr<MessageWriter> Evaluate();
+
+  // Of the last error.
+  Refusal refusal() const { return refusal_; }
+  // Whether other calls will give back what was missing.
+  bool may_retry() const { return refusal_ == Refusal::kQueue || refusal_ == Refusal::kMemory; }
+  // Counts that refusal, if it was one.
+  void CountRefusal() const;
+
+ private:
+  template <typename DecodeMessage>
+  absl::Status PrepareMessage(grpc::ByteBuffer message, const DecodeMessage& decode);
+  absl::Status Admit();
+  absl::Status Reserve(int64_t bytes);
+  absl::Status Refuse(Refusal refusal, absl::Status status);
+
+  absl::StatusOr<MessageWriter> EvaluateOrThrow();
+  bool IsInPlace() const;  // the logits are gathered, and overwritten by their gradient
+  absl::Status AllocateResults(Answer& answer, Results& results);
+  absl::StatusOr<std::vector<BlockSummary>> EvaluateBlocks(const Weights& weights, const Results& results);
+  Inputs ReadWindow(int64_t block, std::byte* memory) const;
+  void RecordBatch(const Summary& summary, double loss);
+
+  const ServiceContext& context_;
+  const Rpc& rpc_;
+  absl::Time prepared_;
+  Admission::Ticket ticket_;
+  int64_t sequence_ = 0;
+  Refusal refusal_ = Refusal::kNone;
+  Request request_;
+  Plan plan_;
+  InputSet<bool> window_{};   // read from the slices of the message, one block at a time
+  int64_t thread_bytes_ = 0;  // scratch and window of each thread
+};
+
+}  // namespace lossd
+
+#endif  // LOSSD_SERVER_EVALUATION_H_

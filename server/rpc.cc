@@ -1,0 +1,164 @@
+#include "server/rpc.h"
+
+#include <condition_variable>
+#include <utility>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "server/wire.h"
+
+namespace lossd {
+
+// ---- Rpc ----
+
+Rpc::Rpc(RpcQueue& queue) : queue_(queue) {
+  std::lock_guard<std::mutex> lock(queue_.mutex_);
+  ++queue_.num_calls_;
+}
+
+void Rpc::Accept() {
+  // For Accepted() and for Done(), which may come first.
+  references_ = 2;
+  context_.AsyncNotifyWhenDone(&done_);
+  queue_.service_.RequestCall(&context_, &stream_, queue_.queue_.get(), queue_.queue_.get(), &accepted_);
+}
+
+void Rpc::Unref() {
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  Order();
+  RpcQueue& queue = queue_;
+  if (handler_ != nullptr) handler_->OnEnd(FinalCode());
+  delete this;
+  std::lock_guard<std::mutex> lock(queue.mutex_);
+  if (--queue.num_calls_ == 0) queue.all_ended_.notify_all();
+}
+
+Rpc::Hold Rpc::Keep() {
+  Ref();
+  return Hold(static_cast<void*>(this), [](void* rpc) { static_cast<Rpc*>(rpc)->Unref(); });
+}
+
+void Rpc::Read() {
+  Ref();
+  Order();
+  stream_.Read(&message_, &read_);
+}
+
+void Rpc::Write(const grpc::ByteBuffer& message) {
+  Ref();
+  Order();
+  stream_.Write(message, &written_);
+}
+
+void Rpc::WriteAndFinish(const grpc::ByteBuffer& message) {
+  Ref();
+  code_ = absl::StatusCode::kOk;
+  Order();
+  stream_.WriteAndFinish(message, grpc::WriteOptions(), grpc::Status::OK, &finished_);
+}
+
+void Rpc::Finish(const absl::Status& status) {
+  Ref();
+  code_ = status.code();
+  Order();
+  stream_.Finish(ToGrpcStatus(status), &finished_);
+}
+
+void Rpc::WakeIn(absl::Duration delay) {
+  Ref();
+  Order();
+  alarm_.Set(queue_.queue_.get(), absl::ToChronoTime(absl::Now() + delay), &woken_);
+}
+
+std::string Rpc::Metadata(const std::string& key) const {
+  const auto found = context_.client_metadata().find(key);
+  return found == context_.client_metadata().end() ? "" : std::string(found->second.begin(), found->second.end());
+}
+
+absl::Status Rpc::CheckAlive() const {
+  if (cancelled_.load(std::memory_order_relaxed)) return absl::CancelledError("the client cancelled the call");
+  if (deadline_ <= absl::Now()) {
+    return absl::DeadlineExceededError("the deadline passed before the answer was ready");
+  }
+  return absl::OkStatus();
+}
+
+void Rpc::Run(void* tag, bool ok) {
+  const auto* const operation = static_cast<const Tag*>(tag);
+  Rpc* const rpc = operation->rpc;
+  rpc->Order();
+  (rpc->*operation->event)(ok);
+  rpc->Unref();
+}
+
+void Rpc::Accepted(bool ok) {
+  if (!ok) return Unref();  // the server is shutting down, and Done() will not come
+  (new Rpc(queue_))->Accept();
+  started_ = absl::Now();
+  deadline_ = absl::FromChrono(context_.deadline());
+  handler_ = queue_.factory_(context_.method(), *this);
+  handler_->OnStart();
+}
+
+void Rpc::Done(bool) {
+  if (context_.IsCancelled()) cancelled_.store(true, std::memory_order_relaxed);
+}
+
+// A call that was cancelled was not answered, whatever we had to say: its client left, or never sent all of it.
+absl::StatusCode Rpc::FinalCode() const {
+  if (!cancelled_ || code_ == absl::StatusCode::kDeadlineExceeded) return code_;
+  return deadline_ <= absl::Now() ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled;
+}
+
+void Rpc::ReadDone(bool ok) {
+  std::optional<grpc::ByteBuffer> message;
+  if (ok) message.emplace(std::move(message_));
+  message_.Clear();
+  handler_->OnRead(std::move(message));
+}
+
+void Rpc::WriteDone(bool ok) { handler_->OnWrite(ok); }
+
+void Rpc::Finished(bool) {}
+
+void Rpc::Woken(bool) { handler_->OnWake(); }
+
+// ---- RpcQueue ----
+
+RpcQueue::~RpcQueue() {
+  if (queue_ == nullptr || !threads_.empty()) return;
+  queue_->Shutdown();
+  void* tag;
+  bool ok;
+  while (queue_->Next(&tag, &ok)) {
+  }
+}
+
+void RpcQueue::Register(grpc::ServerBuilder& builder) {
+  builder.RegisterAsyncGenericService(&service_);
+  queue_ = builder.AddCompletionQueue();
+}
+
+void RpcQueue::Serve(int threads) {
+  for (int i = 0; i < threads; ++i) (new Rpc(*this))->Accept();
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Poll(); });
+}
+
+void RpcQueue::Poll() {
+  void* tag;
+  bool ok;
+  while (queue_->Next(&tag, &ok)) Rpc::Run(tag, ok);
+}
+
+void RpcQueue::Stop() {
+  if (threads_.empty()) return;
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    all_ended_.wait(lock, [this] { return num_calls_ == 0; });
+  }
+  queue_->Shutdown();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+}  // namespace lossd

@@ -1,0 +1,149 @@
+#include "server/stream_call.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "server/log.h"
+
+namespace lossd {
+namespace {
+
+constexpr char kMethod[] = "EvaluateStream";
+
+// Batches of one stream that are in the server at once: enough to receive, compute and send at the same time.
+constexpr size_t kMaxBatches = 16;
+constexpr int64_t kMaxBatchesBytes = 12 << 20;
+
+constexpr absl::Duration kWait = absl::Milliseconds(2);  // until room is looked for again
+
+}  // namespace
+
+void StreamCall::OnStart() {
+  context_.metrics.CallStarted(kMethod);
+  std::lock_guard<std::mutex> lock(mutex_);
+  Advance();
+}
+
+void StreamCall::OnRead(std::optional<grpc::ByteBuffer> message) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    reading_ = false;
+    if (!message) {
+      read_all_ = true;
+      return Advance();
+    }
+    last_bytes_ = static_cast<int64_t>(message->Length());
+    context_.metrics.ReceivedBytes(last_bytes_);
+    waiting_ = message;
+  }
+  Begin(*message);
+}
+
+// The message that is waiting_. Nothing is read meanwhile, so there is only one.
+void StreamCall::Begin(const grpc::ByteBuffer& message) {
+  auto batch = std::make_unique<Batch>(Batch{{context_, rpc_}, static_cast<int64_t>(message.Length()), std::nullopt});
+  absl::Status status = batch->evaluation.Enter(batch->bytes);
+  if (status.ok()) status = batch->evaluation.PrepareStreamed(message);
+  if (batch->evaluation.refusal() == Evaluation::Refusal::kDraining) return StopReading(status);
+  Batch& added = *batch;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (batch->evaluation.may_retry()) {
+      batch.reset();
+      waking_ = true;
+      return rpc_.WakeIn(kWait);
+    }
+    waiting_.reset();
+    batches_.push_back(std::move(batch));
+    if (status.ok() && !added.evaluation.IsSmall()) {
+      context_.executor.Submit([this, &added, hold = rpc_.Keep()] { Compute(added); });
+      return Advance();
+    }
+  }
+  if (status.ok()) return Compute(added);
+  Answer(added, status);
+}
+
+void StreamCall::Compute(Batch& batch) { Answer(batch, batch.evaluation.Evaluate()); }
+
+void StreamCall::Answer(Batch& batch, absl::StatusOr<MessageWriter> answer) {
+  if (!answer.ok()) {
+    batch.evaluation.CountRefusal();
+    LogRefusal(kMethod, answer.status());
+  }
+  grpc::ByteBuffer message = EncodeStreamed(batch.evaluation.sequence(), std::move(answer));
+  std::lock_guard<std::mutex> lock(mutex_);
+  batch.answer = std::move(message);
+  Advance();
+}
+
+// Answers what has been taken, then ends the stream.
+void StreamCall::StopReading(const absl::Status& status) {
+  context_.metrics.Rejected("draining");
+  std::lock_guard<std::mutex> lock(mutex_);
+  waiting_.reset();
+  read_all_ = true;
+  end_ = status;
+  Advance();
+}
+
+void StreamCall::OnWrite(bool ok) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  writing_ = false;
+  broken_ = broken_ || !ok;
+  batches_.pop_front();
+  Advance();
+}
+
+void StreamCall::OnWake() {
+  std::optional<grpc::ByteBuffer> message;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    waking_ = false;
+    if (!waiting_) return Advance();
+    message = waiting_;
+  }
+  Begin(*message);
+}
+
+void StreamCall::Advance() {
+  WriteNext();
+  ReadNext();
+  if (!read_all_ || reading_ || waiting_ || !batches_.empty() || finished_) return;
+  finished_ = true;
+  rpc_.Finish(end_);
+}
+
+void StreamCall::WriteNext() {
+  if (writing_) return;
+  while (broken_ && !batches_.empty() && batches_.front()->answer) batches_.pop_front();  // nobody to send it to
+  if (batches_.empty() || !batches_.front()->answer) return;
+  writing_ = true;
+  const grpc::ByteBuffer& answer = *batches_.front()->answer;
+  context_.metrics.SentBytes(static_cast<int64_t>(answer.Length()));
+  rpc_.Write(answer);
+}
+
+void StreamCall::ReadNext() {
+  if (reading_ || waiting_ || read_all_ || waking_) return;
+  if (!HasRoom() && rpc_.CheckAlive().ok()) {
+    if (!batches_.empty()) return;  // the end of one comes back here
+    waking_ = true;
+    return rpc_.WakeIn(kWait);
+  }
+  reading_ = true;
+  rpc_.Read();
+}
+
+bool StreamCall::HasRoom() const {
+  int64_t bytes = last_bytes_;
+  for (const auto& batch : batches_) bytes += batch->bytes;
+  const bool window = batches_.empty() || (batches_.size() < kMaxBatches && bytes <= kMaxBatchesBytes);
+  return window && context_.admission.HasRoom(last_bytes_);
+}
+
+void StreamCall::OnEnd(absl::StatusCode code) {
+  context_.metrics.CallHandled(kMethod, CodeName(code), absl::ToDoubleSeconds(absl::Now() - rpc_.started()));
+}
+
+}  // namespace lossd

@@ -1,0 +1,59 @@
+// EvaluateStream: batch after batch over one stream, computed while others are received and sent. Answers in the order
+// of the requests; a batch that is refused is answered with its error, and the stream goes on.
+#ifndef LOSSD_SERVER_STREAM_CALL_H_
+#define LOSSD_SERVER_STREAM_CALL_H_
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "server/evaluation.h"
+#include "server/rpc.h"
+#include "server/service.h"
+
+namespace lossd {
+
+class StreamCall final : public RpcHandler {
+ public:
+  StreamCall(const ServiceContext& context, Rpc& rpc) : context_(context), rpc_(rpc) {}
+
+  void OnStart() override;
+  void OnRead(std::optional<grpc::ByteBuffer> message) override;
+  void OnWrite(bool ok) override;
+  void OnWake() override;
+  void OnEnd(absl::StatusCode code) override;
+
+ private:
+  // A batch that has been read and not yet been answered.
+  struct Batch {
+    Evaluation evaluation;
+    int64_t bytes = 0;  // of the message
+    std::optional<grpc::ByteBuffer> answer;
+  };
+
+  void Begin(const grpc::ByteBuffer& message);
+  void Compute(Batch& batch);
+  void Answer(Batch& batch, absl::StatusOr<MessageWriter> answer);
+  void StopReading(const absl::Status& status);
+
+  // These REQUIRE that mutex_ is held.
+  void Advance();
+  void ReadNext();
+  void WriteNext();
+  bool HasRoom() const;
+
+  const ServiceContext& context_;
+  Rpc& rpc_;
+  std::mutex mutex_;
+  std::deque<std::unique_ptr<Batch>> batches_;  // in the order of the requests
+  std::optional<grpc::ByteBuffer> waiting_;     // read, but there is no memory for it yet
+  int64_t last_bytes_ = 0;                      // of the last message
+  bool reading_ = false, writing_ = false, waking_ = false;
+  bool read_all_ = false, broken_ = false, finished_ = false;
+  absl::Status end_;  // what the stream ends with
+};
+
+}  // namespace lossd
+
+#endif  // LOSSD_SERVER_STREAM_CALL_H_

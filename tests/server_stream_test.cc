@@ -1,0 +1,228 @@
+// EvaluateStream: answers in order, errors in the stream, and nothing that one batch does to another.
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "tests/server_fixture.h"
+
+namespace lossd {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kStream[] =
+    "grpc_method=\"EvaluateStream\",grpc_service=\"lossd.v1.LossService\",grpc_type=\"bidi_stream\"";
+
+class ServerStreamTest : public ServerTest {
+ protected:
+  using Stream = grpc::ClientReaderWriter<v1::EvaluateStreamRequest, v1::EvaluateStreamResponse>;
+
+  void Open() {
+    context_ = NewContext();
+    stream_ = stub_->EvaluateStream(context_.get());
+  }
+
+  static v1::EvaluateStreamRequest Message(int64_t sequence, const v1::EvaluateRequest& request) {
+    v1::EvaluateStreamRequest message;
+    message.set_sequence(sequence);
+    *message.mutable_request() = request;
+    return message;
+  }
+
+  // Sends all of them from a thread of its own, and returns what comes back.
+  std::vector<v1::EvaluateStreamResponse> Exchange(const std::vector<v1::EvaluateStreamRequest>& messages,
+                                                   grpc::Status* status) {
+    Open();
+    std::thread writer([&] {
+      for (const v1::EvaluateStreamRequest& message : messages) {
+        if (!stream_->Write(message)) break;
+      }
+      stream_->WritesDone();
+    });
+    std::vector<v1::EvaluateStreamResponse> answers;
+    v1::EvaluateStreamResponse answer;
+    while (stream_->Read(&answer)) answers.push_back(answer);
+    writer.join();
+    *status = stream_->Finish();
+    return answers;
+  }
+
+  std::unique_ptr<grpc::ClientContext> context_;
+  std::unique_ptr<Stream> stream_;
+};
+
+std::string WithoutTiming(v1::EvaluateResponse response) {
+  response.clear_timing();
+  return response.SerializeAsString();
+}
+
+TEST_F(ServerStreamTest, AnswersAreThoseOfUnaryCallsInOrder) {
+  Start();
+  std::vector<v1::EvaluateStreamRequest> messages;
+  std::vector<std::string> want;
+  for (int round = 0; round < 3; ++round) {
+    for (const auto& [name, batch] : EveryLoss(DataType::kFloat32)) {
+      const v1::EvaluateRequest request = RequestOf(batch);
+      messages.push_back(Message(static_cast<int64_t>(messages.size()) * 7 - 3, request));
+      const Reply reply = Call(*stub_, request);
+      ASSERT_TRUE(reply.status.ok()) << reply.status.error_message();
+      want.push_back(WithoutTiming(reply.response));
+    }
+  }
+  grpc::Status status;
+  const std::vector<v1::EvaluateStreamResponse> answers = Exchange(messages, &status);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(answers.size(), messages.size());
+  for (size_t i = 0; i < answers.size(); ++i) {
+    EXPECT_EQ(answers[i].sequence(), messages[i].sequence());
+    EXPECT_TRUE(WithoutTiming(answers[i].response()) == want[i]) << i;
+  }
+  AwaitSample(std::string("grpc_server_handled_total{grpc_code=\"OK\",") + kStream + "}", 1);
+  ExpectServes();
+}
+
+TEST_F(ServerStreamTest, ABadBatchIsAnsweredWithItsErrorAndTheStreamGoesOn) {
+  Start();
+  v1::EvaluateRequest bad = SmallRequest();
+  bad.mutable_logits()->mutable_raw()->pop_back();
+  v1::EvaluateRequest out_of_range = LargeRequest(1);
+  out_of_range.mutable_targets()->mutable_raw()->back() = 0x7f;
+  v1::EvaluateRequest unknown = SmallRequest();
+  unknown.add_outputs(static_cast<v1::Output>(99));
+  const std::vector<v1::EvaluateStreamRequest> messages = {Message(1, SmallRequest()),  Message(2, bad),
+                                                           Message(3, LargeRequest(1)), Message(4, out_of_range),
+                                                           Message(5, unknown),         Message(6, SmallRequest())};
+  grpc::Status status;
+  const std::vector<v1::EvaluateStreamResponse> answers = Exchange(messages, &status);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(answers.size(), messages.size());
+  const int want[] = {grpc::OK, grpc::INVALID_ARGUMENT, grpc::OK, grpc::INVALID_ARGUMENT, grpc::UNIMPLEMENTED,
+                      grpc::OK};
+  for (size_t i = 0; i < answers.size(); ++i) {
+    EXPECT_EQ(answers[i].sequence(), messages[i].sequence());
+    EXPECT_EQ(answers[i].error().code(), want[i]) << i;
+    EXPECT_EQ(answers[i].has_response(), want[i] == grpc::OK) << i;
+  }
+  EXPECT_THAT(answers[1].error().message(), HasSubstr("logits holds 79 bytes; float32 of shape [4, 5] needs 80"));
+  EXPECT_THAT(answers[3].error().message(), HasSubstr("is outside [0, "));
+  ExpectServes();
+}
+
+TEST_F(ServerStreamTest, BytesThatAreNoMessageAreAnsweredToo) {
+  Start();
+  Open();
+  v1::EvaluateStreamRequest message = Message(9, SmallRequest());
+  message.mutable_request()->mutable_logits()->set_data_type(static_cast<v1::DataType>(99));
+  ASSERT_TRUE(stream_->Write(message));
+  v1::EvaluateStreamResponse answer;
+  ASSERT_TRUE(stream_->Read(&answer));
+  EXPECT_EQ(answer.sequence(), 9);
+  EXPECT_EQ(answer.error().code(), grpc::INVALID_ARGUMENT);
+  ASSERT_TRUE(stream_->Write(v1::EvaluateStreamRequest()));
+  ASSERT_TRUE(stream_->Read(&answer));
+  EXPECT_THAT(answer.error().message(), HasSubstr("logits: missing"));
+  stream_->WritesDone();
+  EXPECT_TRUE(stream_->Finish().ok());
+  ExpectServes();
+}
+
+TEST_F(ServerStreamTest, AnEmptyStreamEnds) {
+  Start();
+  Open();
+  stream_->WritesDone();
+  v1::EvaluateStreamResponse answer;
+  EXPECT_FALSE(stream_->Read(&answer));
+  EXPECT_TRUE(stream_->Finish().ok());
+  ExpectServes();
+}
+
+// Larger in all than the budget: the server does not read more than it has room for, and answers everything.
+TEST_F(ServerStreamTest, ABudgetSmallerThanTheStream) {
+  Config config = SmallConfig();
+  config.max_message_bytes = config.memory_budget_bytes = 16 * kMegabyte;
+  Start(config);
+  std::vector<v1::EvaluateStreamRequest> messages;
+  for (int i = 0; i < 12; ++i) messages.push_back(Message(i, LargeRequest(4)));
+  std::vector<std::thread> clients;
+  std::vector<size_t> answered(3);
+  for (size_t& count : answered) {
+    clients.emplace_back([&] {
+      const std::unique_ptr<grpc::ClientContext> context = NewContext();
+      const auto stream = stub_->EvaluateStream(context.get());
+      std::thread writer([&] {
+        for (const v1::EvaluateStreamRequest& message : messages) stream->Write(message);
+        stream->WritesDone();
+      });
+      v1::EvaluateStreamResponse answer;
+      while (stream->Read(&answer)) {
+        EXPECT_TRUE(answer.has_response()) << answer.error().message();
+        ++count;
+      }
+      writer.join();
+      EXPECT_TRUE(stream->Finish().ok());
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  for (const size_t count : answered) EXPECT_EQ(count, messages.size());
+  ExpectServes();
+}
+
+TEST_F(ServerStreamTest, ABatchThatNeverFitsIsRefusedAndTheStreamGoesOn) {
+  Config config = SmallConfig();
+  config.max_message_bytes = config.memory_budget_bytes = 8 * kMegabyte;
+  Start(config);
+  grpc::Status status;
+  const auto answers = Exchange({Message(1, LargeRequest(6)), Message(2, SmallRequest())}, &status);
+  EXPECT_TRUE(status.ok());
+  ASSERT_EQ(answers.size(), 2u);
+  EXPECT_EQ(answers[0].error().code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(answers[0].error().message(), HasSubstr("memory_budget_bytes is 8388608"));
+  EXPECT_TRUE(answers[1].has_response());
+  ExpectServes();
+}
+
+TEST_F(ServerStreamTest, CancelledWhileEverythingIsUnderWay) {
+  Start();
+  for (int round = 0; round < 5; ++round) {
+    Open();
+    std::thread writer([&] {
+      while (stream_->Write(Message(1, LargeRequest(2)))) {
+      }
+    });
+    v1::EvaluateStreamResponse answer;
+    for (int i = 0; i <= round; ++i) ASSERT_TRUE(stream_->Read(&answer));
+    context_->TryCancel();
+    writer.join();
+    EXPECT_EQ(stream_->Finish().error_code(), grpc::CANCELLED);
+  }
+  AwaitSample(std::string("grpc_server_handled_total{grpc_code=\"Canceled\",") + kStream + "}", 5);
+  ExpectServes();
+}
+
+TEST_F(ServerStreamTest, ADrainAnswersWhatWasReadAndSendsTheRestElsewhere) {
+  Start();
+  Open();
+  ASSERT_TRUE(stream_->Write(Message(1, LargeRequest(1))));
+  v1::EvaluateStreamResponse answer;
+  ASSERT_TRUE(stream_->Read(&answer));
+  server_->StartDraining();
+  EXPECT_TRUE(server_->AwaitIdle(kForever));
+  stream_->Write(Message(2, SmallRequest()));
+  EXPECT_FALSE(stream_->Read(&answer));
+  const grpc::Status status = stream_->Finish();
+  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE) << status.error_message();
+  EXPECT_THAT(status.error_message(), HasSubstr("draining"));
+}
+
+TEST_F(ServerStreamTest, StoppingEndsAnIdleStream) {
+  Start();
+  Open();
+  ASSERT_TRUE(stream_->Write(Message(1, SmallRequest())));
+  v1::EvaluateStreamResponse answer;
+  ASSERT_TRUE(stream_->Read(&answer));
+  server_.reset();
+  EXPECT_FALSE(stream_->Read(&answer));
+  EXPECT_FALSE(stream_->Finish().ok());
+}
+
+}  // namespace
+}  // namespace lossd
