@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "server/config.h"
+#include "server/idle_trim.h"
 #include "server/log.h"
 #include "server/server.h"
 
@@ -54,6 +55,7 @@ void Drain(lossd::Server& server, absl::Duration timeout, const sigset_t& signal
 int main(int argc, char** argv) {
   absl::SetMutexDeadlockDetectionMode(
       absl::OnDeadlockCycle::kIgnore);  // a global lock at every lock, in Debian's build
+  lossd::IdleTrim::KeepFreedMemory();
   const sigset_t signals = BlockSignals();
   RaiseDescriptorLimit();
   const absl::StatusOr<lossd::Config> config = lossd::ReadConfig(argc, argv);

@@ -107,6 +107,40 @@ struct Metrics::State {
             {"grpc_method", method}};
   }
 
+  // The series of one method, looked up once: a look-up by labels takes a lock and builds a map.
+  struct MethodSeries {
+    std::string method;
+    prometheus::Counter* started;
+    prometheus::Histogram* handling;
+    std::map<std::string, prometheus::Counter*, std::less<>> handled;  // by code
+  };
+  // REQUIRES: mutex is held.
+  MethodSeries& SeriesOf(const std::string& method) {
+    for (MethodSeries& series : methods) {
+      if (series.method == method) return series;
+    }
+    const Labels labels = MethodLabels(method);
+    methods.push_back({method, &started.Add(labels), &handling.Add(labels, kSeconds), {}});
+    return methods.back();
+  }
+  prometheus::Counter& HandledOf(MethodSeries& series, const char* code) {
+    const auto found = series.handled.find(code);
+    if (found != series.handled.end()) return *found->second;
+    Labels labels = MethodLabels(series.method);
+    labels["grpc_code"] = code;
+    return *(series.handled[code] = &handled.Add(labels));
+  }
+  prometheus::Counter& RowsOf(const char* loss) {
+    for (const auto& [name, counter] : rows_of_losses) {
+      if (name == loss) return *counter;
+    }
+    return *rows_of_losses.emplace_back(loss, &rows.Add({{"loss", loss}})).second;
+  }
+
+  std::mutex mutex;
+  std::vector<MethodSeries> methods;
+  std::vector<std::pair<std::string, prometheus::Counter*>> rows_of_losses;
+
   std::function<Gauges()> gauges;
   JobTable jobs;
   prometheus::Registry registry;
@@ -149,26 +183,25 @@ Metrics::Metrics(int64_t memory_budget_bytes, int max_jobs, const char* version,
       .Add({})
       .Set(static_cast<double>(memory_budget_bytes));
   // Series that alerts take rates of exist from the start.
-  for (const char* reason : {"memory", "too_large", "draining"}) state_->rejected.Add({{"reason", reason}});
+  for (const char* reason : {"queue", "memory", "too_large", "draining"}) state_->rejected.Add({{"reason", reason}});
   for (const char* method : {"Evaluate", "EvaluateStream", "GetServerInfo"}) {
-    state_->started.Add(State::MethodLabels(method));
-    for (const char* code : {"OK", "Internal"}) {
-      Labels labels = State::MethodLabels(method);
-      labels["grpc_code"] = code;
-      state_->handled.Add(labels);
-    }
+    State::MethodSeries& series = state_->SeriesOf(method);
+    for (const char* code : {"OK", "Internal"}) state_->HandledOf(series, code);
   }
 }
 
 Metrics::~Metrics() = default;
 
-void Metrics::CallStarted(const std::string& method) { state_->started.Add(State::MethodLabels(method)).Increment(); }
+void Metrics::CallStarted(const std::string& method) {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->SeriesOf(method).started->Increment();
+}
 
 void Metrics::CallHandled(const std::string& method, const char* code, double seconds) {
-  Labels labels = State::MethodLabels(method);
-  state_->handling.Add(labels, kSeconds).Observe(seconds);
-  labels["grpc_code"] = code;
-  state_->handled.Add(labels).Increment();
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  State::MethodSeries& series = state_->SeriesOf(method);
+  series.handling->Observe(seconds);
+  state_->HandledOf(series, code).Increment();
 }
 
 void Metrics::ReceivedBytes(int64_t bytes) { state_->received_bytes.Increment(static_cast<double>(bytes)); }
@@ -179,7 +212,10 @@ void Metrics::ComputeSeconds(double seconds) { state_->compute_seconds.Observe(s
 void Metrics::Rejected(const char* reason) { state_->rejected.Add({{"reason", reason}}).Increment(); }
 
 void Metrics::Evaluated(const BatchRecord& batch) {
-  state_->rows.Add({{"loss", batch.loss_name}}).Increment(static_cast<double>(batch.rows));
+  {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->RowsOf(batch.loss_name).Increment(static_cast<double>(batch.rows));
+  }
   if (batch.nonfinite_count > 0) state_->nonfinite.Increment(static_cast<double>(batch.nonfinite_count));
   state_->jobs.Add(batch, NowSeconds());
 }

@@ -60,7 +60,7 @@ class Metrics {
   void DecodeSeconds(double seconds);
   void QueueSeconds(double seconds);
   void ComputeSeconds(double seconds);
-  // `reason`: "memory", "too_large" or "draining".
+  // `reason`: "queue", "memory", "too_large" or "draining".
   void Rejected(const char* reason);
   void Evaluated(const BatchRecord& batch);
 

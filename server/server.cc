@@ -3,9 +3,7 @@
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <grpcpp/ext/channelz_service_plugin.h>
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -24,6 +22,7 @@
 #include "server/admission.h"
 #include "server/executor.h"
 #include "server/http.h"
+#include "server/idle_trim.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/rpc.h"
@@ -36,7 +35,7 @@ namespace {
 constexpr int kHandshakeTimeoutMs = 10000;
 constexpr int kMaxConcurrentStreams = 1024;  // of one connection
 constexpr int kMaxMetadataBytes = 16384;
-constexpr int kMinQueueThreads = 2, kMaxQueueThreads = 16;  // one may be busy with a small batch
+constexpr int kMaxQueueThreads = 8;  // the others compute, and clients need some too
 constexpr absl::Duration kQuiet = absl::Milliseconds(500);
 constexpr auto kShutdownGrace = std::chrono::milliseconds(500);
 
@@ -50,8 +49,6 @@ void LogGrpc(gpr_log_func_args* message) {
 void SetUpGrpc() {
   static std::once_flag once;
   std::call_once(once, [] {
-    grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     google::protobuf::SetLogHandler(nullptr);  // what does not parse is answered, not printed
   });
   // A listener that fails is told by its own sentence.
@@ -112,7 +109,6 @@ struct Server::State {
         executor(config.threads),
         metrics(config.memory_budget_bytes, config.max_jobs, LOSSD_VERSION, SimdTarget(), [this] { return Read(); }),
         context{config, admission, executor, metrics},
-        service(context),
         queue([this](const std::string& method, Rpc& rpc) { return MakeHandler(context, method, rpc); }) {}
 
   Metrics::Gauges Read() const {
@@ -128,9 +124,9 @@ struct Server::State {
   Executor executor;
   Metrics metrics;
   const ServiceContext context;
-  LossService service;
   RpcQueue queue;
   std::string grpc_address;
+  IdleTrim idle_trim{admission};
   std::unique_ptr<HttpServer> http;
   std::unique_ptr<grpc::Server> grpc;  // last: destroyed, and its calls ended, before what they use
 };
@@ -145,10 +141,9 @@ absl::Status Server::State::StartGrpc() {
     if (IsTaken(config.grpc_listen[i])) return CannotListen(config.grpc_listen[i]);
     builder.AddListeningPort(config.grpc_listen[i], grpc::InsecureServerCredentials(), &ports[i]);
   }
-  builder.RegisterService(&service);
   queue.Register(builder);
   grpc = builder.BuildAndStart();
-  if (grpc != nullptr) queue.Serve(std::clamp(config.threads, kMinQueueThreads, kMaxQueueThreads));
+  if (grpc != nullptr) queue.Serve(std::clamp(config.threads / 2, 1, kMaxQueueThreads));
   std::vector<std::string> bound;
   for (size_t i = 0; i < ports.size(); ++i) {
     if (ports[i] == 0) return CannotListen(config.grpc_listen[i]);  // gRPC stops at the first that fails
@@ -157,7 +152,6 @@ absl::Status Server::State::StartGrpc() {
   gpr_set_log_function(&LogGrpc);
   grpc_address = absl::StrJoin(bound, ",");
   if (grpc == nullptr) return CannotListen(grpc_address);
-  grpc->GetHealthCheckService()->SetServingStatus("lossd.v1.LossService", true);
   return absl::OkStatus();
 }
 
@@ -211,10 +205,7 @@ Server::~Server() {
 const std::string& Server::grpc_address() const { return state_->grpc_address; }
 const std::string& Server::http_address() const { return state_->http->address(); }
 
-void Server::StartDraining() {
-  if (state_->grpc != nullptr) state_->grpc->GetHealthCheckService()->SetServingStatus(false);
-  state_->admission.StartDraining();
-}
+void Server::StartDraining() { state_->admission.StartDraining(); }
 
 bool Server::IsBusy() const { return state_->admission.quiet() < kQuiet; }
 

@@ -1,8 +1,6 @@
-// lossd.v1.LossService: who answers which method.
+// Who answers which method: lossd.v1.LossService, and health and reflection beside it.
 #ifndef LOSSD_SERVER_SERVICE_H_
 #define LOSSD_SERVER_SERVICE_H_
-
-#include <grpcpp/support/server_callback.h>
 
 #include <memory>
 #include <string>
@@ -22,21 +20,6 @@ struct ServiceContext {
   Admission& admission;
   Executor& executor;
   Metrics& metrics;
-};
-
-// Evaluate and EvaluateStream are served generically, by MakeHandler(). GetServerInfo is small, and by being here it
-// makes reflection list the service.
-class LossService final
-    : public v1::LossService::WithGenericMethod_Evaluate<v1::LossService::WithGenericMethod_EvaluateStream<
-          v1::LossService::WithCallbackMethod_GetServerInfo<v1::LossService::Service>>> {
- public:
-  explicit LossService(const ServiceContext& context) : context_(context) {}
-
-  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* call, const v1::GetServerInfoRequest* request,
-                                          v1::GetServerInfoResponse* response) override;
-
- private:
-  const ServiceContext& context_;
 };
 
 // The handler of a call of any method; of one that is not ours, one that says so.

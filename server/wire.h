@@ -76,6 +76,10 @@ grpc::ByteBuffer EncodeStreamed(int64_t sequence, absl::StatusOr<MessageWriter> 
 // Upper bound of the size of the EvaluateResponse of a plan.
 int64_t MaxResponseBytes(const Plan& plan);
 
+// A message without tensors. False where these bytes are not one.
+bool ParseSmall(const grpc::ByteBuffer& bytes, google::protobuf::MessageLite& message);
+grpc::ByteBuffer SerializeSmall(const google::protobuf::MessageLite& message);
+
 // The one place where errors become what clients see. Very long messages are cut.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 

@@ -87,6 +87,17 @@ grpc::ByteBuffer EncodeStreamed(int64_t sequence, absl::StatusOr<MessageWriter> 
 
 int64_t MaxResponseBytes(const Plan& plan) { return plan.result_bytes + kMaxSmallFields; }
 
+bool ParseSmall(const grpc::ByteBuffer& bytes, google::protobuf::MessageLite& message) {
+  grpc::Slice slice;
+  return bytes.DumpToSingleSlice(&slice).ok() && message.ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
+}
+
+grpc::ByteBuffer SerializeSmall(const google::protobuf::MessageLite& message) {
+  MessageWriter writer;
+  writer.Fields(message);
+  return writer.Finish();
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   // absl's codes are google.rpc's, and so are gRPC's.
   const auto code = static_cast<grpc::StatusCode>(status.code());

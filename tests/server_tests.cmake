@@ -13,3 +13,12 @@ target_link_libraries(lossd_server_test_support
 foreach(name server server_drain server_stream)
   lossd_add_test(${name}_test lossd_server_test_support)
 endforeach()
+
+# The wire's parser beside protobuf's, on any bytes: scripts/fuzz. Where sanitizers are on, and with Clang, whose it is.
+if(LOSSD_SANITIZER MATCHES address AND CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  add_executable(wire_fuzz fuzz/wire_fuzz.cc)
+  target_link_libraries(wire_fuzz PRIVATE lossd_options lossd_server gRPC::grpc++)
+  target_link_options(wire_fuzz PRIVATE -fsanitize=fuzzer)
+  # What has been found once, and all that leads there.
+  add_test(NAME wire_fuzz_corpus COMMAND wire_fuzz -runs=0 ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus)
+endif()
