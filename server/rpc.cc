@@ -1,6 +1,6 @@
 #include "server/rpc.h"
 
-#include <condition_variable>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/string_view.h"
@@ -11,10 +11,7 @@ namespace lossd {
 
 // ---- Rpc ----
 
-Rpc::Rpc(RpcQueue& queue) : queue_(queue) {
-  std::lock_guard<std::mutex> lock(queue_.mutex_);
-  ++queue_.num_calls_;
-}
+Rpc::Rpc(RpcQueue& queue) : queue_(queue) { queue_.CallAdded(); }
 
 void Rpc::Accept() {
   // For Accepted() and for Done(), which may come first.
@@ -29,8 +26,7 @@ void Rpc::Unref() {
   RpcQueue& queue = queue_;
   if (handler_ != nullptr) handler_->OnEnd(FinalCode());
   delete this;
-  std::lock_guard<std::mutex> lock(queue.mutex_);
-  if (--queue.num_calls_ == 0) queue.all_ended_.notify_all();
+  queue.CallEnded();
 }
 
 Rpc::Hold Rpc::Keep() {
@@ -140,8 +136,9 @@ void RpcQueue::Register(grpc::ServerBuilder& builder) {
 }
 
 void RpcQueue::Serve(int threads) {
-  for (int i = 0; i < threads; ++i) (new Rpc(*this))->Accept();
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Poll(); });
+  (new Rpc(*this))->Accept();
+  threads_.emplace_back([this] { Poll(); });
+  for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { Help(i * kCallsPerThread); });
 }
 
 void RpcQueue::Poll() {
@@ -150,12 +147,44 @@ void RpcQueue::Poll() {
   while (queue_->Next(&tag, &ok)) Rpc::Run(tag, ok);
 }
 
+void RpcQueue::Help(int64_t num_calls) {
+  constexpr auto kPatience = std::chrono::milliseconds(1);
+  for (;;) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      changed_.wait(lock, [&] { return stopped_ || num_calls_ >= num_calls; });
+      if (stopped_) return;
+    }
+    while (num_calls_.load(std::memory_order_relaxed) >= num_calls) {
+      void* tag;
+      bool ok;
+      const auto status = queue_->AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kPatience);
+      if (status == grpc::CompletionQueue::SHUTDOWN) return;
+      if (status == grpc::CompletionQueue::GOT_EVENT) Rpc::Run(tag, ok);
+    }
+  }
+}
+
+void RpcQueue::CallAdded() {
+  const int64_t now = ++num_calls_;
+  if (now % kCallsPerThread != 0) return;
+  { std::lock_guard<std::mutex> lock(mutex_); }
+  changed_.notify_all();
+}
+
+void RpcQueue::CallEnded() {
+  std::lock_guard<std::mutex> lock(mutex_);  // nobody may see the last call end, and the queue go, before this returns
+  if (--num_calls_ == 0) changed_.notify_all();
+}
+
 void RpcQueue::Stop() {
   if (threads_.empty()) return;
   {
     std::unique_lock<std::mutex> lock(mutex_);
-    all_ended_.wait(lock, [this] { return num_calls_ == 0; });
+    changed_.wait(lock, [this] { return num_calls_ == 0; });
+    stopped_ = true;
   }
+  changed_.notify_all();
   queue_->Shutdown();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();

@@ -143,7 +143,7 @@ absl::Status Server::State::StartGrpc() {
   }
   queue.Register(builder);
   grpc = builder.BuildAndStart();
-  if (grpc != nullptr) queue.Serve(std::clamp(config.threads / 2, 1, kMaxQueueThreads));
+  if (grpc != nullptr) queue.Serve(std::min(config.threads, kMaxQueueThreads));
   std::vector<std::string> bound;
   for (size_t i = 0; i < ports.size(); ++i) {
     if (ports[i] == 0) return CannotListen(config.grpc_listen[i]);  // gRPC stops at the first that fails
