@@ -36,6 +36,17 @@ TEST(LoadScheduleTest, WarmUpThenDuration) {
   }
 }
 
+TEST(LoadScheduleTest, AWarmUpThatTookLongerTakesNothingFromTheDuration) {
+  LoadSchedule schedule(absl::Seconds(1), absl::Seconds(2), std::nullopt);
+  const int64_t late = schedule.start_nanos() + 10 * kSecond;
+  for (int64_t after : {int64_t{0}, 2 * kSecond - 1}) {
+    const std::optional<Arrival> arrival = schedule.Claim(late + after);
+    ASSERT_TRUE(arrival.has_value());
+    EXPECT_TRUE(arrival->counted);
+  }
+  EXPECT_FALSE(schedule.Claim(late + 2 * kSecond).has_value());
+}
+
 TEST(LoadScheduleTest, CountLeavesTheWarmUpOut) {
   LoadSchedule schedule(absl::Seconds(1), absl::InfiniteDuration(), 2);
   const int64_t start = schedule.start_nanos();

@@ -8,6 +8,7 @@ namespace lossd {
 namespace {
 
 constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
+constexpr int64_t kUnknown = std::numeric_limits<int64_t>::min();
 
 int64_t After(int64_t nanos, absl::Duration duration) {
   const int64_t more = absl::ToInt64Nanoseconds(duration);  // saturates
@@ -19,12 +20,15 @@ int64_t After(int64_t nanos, absl::Duration duration) {
 LoadSchedule::LoadSchedule(absl::Duration warmup, absl::Duration duration, std::optional<int64_t> count)
     : start_(SteadyNanos()),
       begin_(After(start_, warmup)),
-      end_(After(begin_, duration)),
+      duration_(duration),
+      end_(kUnknown),
       remaining_(count.value_or(kForever)) {}
 
 std::optional<Arrival> LoadSchedule::Claim(int64_t nanos) {
   if (nanos < begin_) return Arrival{nanos, false};
-  if (nanos >= end_ || remaining_.fetch_sub(1, std::memory_order_relaxed) <= 0) return std::nullopt;
+  int64_t end = kUnknown;
+  if (end_.compare_exchange_strong(end, After(nanos, duration_))) end = After(nanos, duration_);
+  if (nanos >= end || remaining_.fetch_sub(1, std::memory_order_relaxed) <= 0) return std::nullopt;
   return Arrival{nanos, true};
 }
 

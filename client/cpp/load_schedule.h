@@ -18,8 +18,9 @@ struct Arrival {
   bool counted = false;  // false during the warm-up
 };
 
-// Calls that start within `warmup` of the construction are not counted; those after it are, until `duration` more has
-// passed or `count` of them have started. Thread-safe.
+// Calls that start within `warmup` of the construction are not counted; those after it are, until `duration` has passed
+// since the first of them, or `count` of them have started. At least one is, however long the warm-up's last call took.
+// Thread-safe.
 class LoadSchedule {
  public:
   LoadSchedule(absl::Duration warmup, absl::Duration duration, std::optional<int64_t> count);
@@ -31,7 +32,8 @@ class LoadSchedule {
  private:
   const int64_t start_;
   const int64_t begin_;  // of what counts
-  const int64_t end_;
+  const absl::Duration duration_;
+  std::atomic<int64_t> end_;  // unknown before the first that counts
   std::atomic<int64_t> remaining_;
 };
 
