@@ -158,6 +158,9 @@ def cases(quick: bool) -> list:
           for shape in (large, small) for concurrency in (1, 2)),
         Case("unary/gradient", "8x1000", LATENCY, "echo"),
         Case("unary/gradient", "8x1000", CALLS, "echo", 16),
+        *(Case("stream/gradient", shape, BANDWIDTH, "echo", concurrency, ("--calls=stream",))
+          for shape in (large, small) for concurrency in (2, 4)),
+        Case("stream/gradient", "8x1000", CALLS, "echo", 16, ("--calls=stream",)),
         Case("unary/gradient", large, BANDWIDTH, "python"),
         Case("unary/gradient", "8x10", CALLS, "python", 16),
     ]

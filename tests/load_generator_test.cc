@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/cpp/load_report.h"
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
@@ -42,12 +43,37 @@ class FakeServer final : public v1::LossService::Service {
     return answer_(num_calls_++, context, response);
   }
 
+  // Each message as a call of its own; a loss of ABORTED ends the whole stream instead of the message.
+  grpc::Status EvaluateStream(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<v1::EvaluateStreamResponse, v1::EvaluateStreamRequest>* stream) override {
+    ++num_streams_;
+    v1::EvaluateStreamRequest request;
+    while (stream->Read(&request)) {
+      v1::EvaluateStreamResponse response;
+      response.set_sequence(request.sequence() + skew_);
+      const grpc::Status status = answer_(num_calls_++, context, response.mutable_response());
+      if (status.error_code() == grpc::StatusCode::ABORTED) return status;
+      if (!status.ok()) {
+        response.mutable_error()->set_code(status.error_code());
+        response.mutable_error()->set_message(status.error_message());
+      }
+      stream->Write(response);
+    }
+    return grpc::Status::OK;
+  }
+
   const std::string& target() const { return target_; }
+  int num_streams() const { return num_streams_; }
+  // What is added to the sequence numbers of answers.
+  void set_skew(int64_t skew) { skew_ = skew; }
   int num_calls() const { return num_calls_; }
 
  private:
   const Answer answer_;
   std::atomic<int> num_calls_ = 0;  // the first of a run is number 0: the one that is looked at
+  std::atomic<int> num_streams_ = 0;
+  std::atomic<int64_t> skew_ = 0;
   std::unique_ptr<grpc::Server> server_;
   std::string target_;
 };
@@ -83,7 +109,7 @@ absl::StatusOr<LoadResult> RunSmall(const LoadOptions& options) {
   const Batch batch = SmallBatch();
   const grpc::ByteBuffer request = *SerializeRequest(batch);
   return RunLoad(
-      options, request, [&](const grpc::ByteBuffer& response) { return CheckResponse(batch, response); },
+      options, request, [&](const grpc::ByteBuffer& response) { return CheckResponse(options.calls, batch, response); },
       [](const LoadResult&) {});
 }
 
@@ -219,6 +245,113 @@ TEST(LoadGeneratorTest, TheFirstCallIsLookedAt) {
   EXPECT_EQ(empty.num_calls(), 1);
 }
 
+LoadOptions SmallStreams(const std::string& target) {
+  LoadOptions options = SmallLoad(target);
+  options.calls = Calls::kStream;
+  return options;
+}
+
+TEST(LoadStreamTest, EveryMessageIsAnswered) {
+  const struct {
+    int channels, streams, concurrency;
+  } cases[] = {{1, 0, 1}, {1, 1, 4}, {1, 3, 7}, {2, 0, 2}, {2, 5, 12}};
+  for (const auto& c : cases) {
+    FakeServer fake([](int, grpc::ServerContext*, v1::EvaluateResponse* response) { return Fill(response); });
+    LoadOptions options = SmallStreams(fake.target());
+    options.num_channels = c.channels;
+    options.num_streams = c.streams;
+    options.concurrency = c.concurrency;
+    options.count = 100;
+    absl::StatusOr<LoadResult> result = RunSmall(options);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->counts.num_answered(), 100);
+    EXPECT_EQ(result->counts.num_errors(), 0);
+    EXPECT_EQ(fake.num_calls(), 101);
+    EXPECT_EQ(fake.num_streams(), 1 + std::max(c.streams, c.channels));
+    EXPECT_GT(result->counts.received_bytes, 0);
+  }
+}
+
+TEST(LoadStreamTest, ErrorsInTheStreamAreCountedByTheirCodes) {
+  FakeServer fake([](int call, grpc::ServerContext*, v1::EvaluateResponse* response) {
+    if (call % 5 == 1) return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full");
+    return Fill(response);
+  });
+  LoadOptions options = SmallStreams(fake.target());
+  options.concurrency = 4;
+  options.count = 50;
+  absl::StatusOr<LoadResult> result = RunSmall(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->counts.num_answered(), 40);
+  EXPECT_EQ(result->counts.by_code[static_cast<size_t>(absl::StatusCode::kResourceExhausted)], 10);
+  EXPECT_EQ(result->counts.first_error, "full");
+  EXPECT_EQ(fake.num_streams(), 2);
+}
+
+TEST(LoadStreamTest, AStreamThatEndsTakesItsMessagesAlongAndIsOpenedAgain) {
+  FakeServer fake([](int call, grpc::ServerContext*, v1::EvaluateResponse* response) {
+    if (call % 10 == 9) return grpc::Status(grpc::StatusCode::ABORTED, "broken");
+    return Fill(response);
+  });
+  LoadOptions options = SmallStreams(fake.target());
+  options.concurrency = 3;
+  options.count = 100;
+  absl::StatusOr<LoadResult> result = RunSmall(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  const int64_t aborted = result->counts.by_code[static_cast<size_t>(absl::StatusCode::kAborted)];
+  EXPECT_EQ(result->counts.num_answered() + aborted, 100);
+  EXPECT_GE(aborted, 7);
+  EXPECT_GE(fake.num_streams(), 8);
+}
+
+TEST(LoadStreamTest, AnswersMustComeInTheirTurn) {
+  FakeServer fake([](int, grpc::ServerContext*, v1::EvaluateResponse* response) { return Fill(response); });
+  fake.set_skew(1);
+  LoadOptions options = SmallStreams(fake.target());
+  options.count = 10;
+  absl::StatusOr<LoadResult> result = RunSmall(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->counts.by_code[static_cast<size_t>(absl::StatusCode::kInternal)], 10);
+}
+
+TEST(LoadStreamTest, OpenLoop) {
+  FakeServer fake([](int, grpc::ServerContext*, v1::EvaluateResponse* response) { return Fill(response); });
+  LoadOptions options = SmallStreams(fake.target());
+  options.rate = 2000;
+  options.num_streams = 2;
+  options.max_outstanding = 4;
+  options.duration = absl::Milliseconds(50);
+  absl::StatusOr<LoadResult> result = RunSmall(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->counts.num_answered() + result->num_dropped, 100);
+}
+
+TEST(LoadStreamTest, AMessageThatIsNeverAnsweredIsOverdue) {
+  FakeServer fake([](int call, grpc::ServerContext* context, v1::EvaluateResponse* response) {
+    while (call > 0 && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    return Fill(response);
+  });
+  LoadOptions options = SmallStreams(fake.target());
+  options.concurrency = 2;
+  options.count = 2;
+  options.timeout = absl::Milliseconds(300);
+  absl::StatusOr<LoadResult> result = RunSmall(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->counts.by_code[static_cast<size_t>(absl::StatusCode::kDeadlineExceeded)], 2);
+}
+
+TEST(LoadStreamTest, TheFirstMessageIsLookedAt) {
+  FakeServer refuses([](int, grpc::ServerContext*, v1::EvaluateResponse*) {
+    return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "targets[0] is wrong");
+  });
+  EXPECT_EQ(RunSmall(SmallStreams(refuses.target())).status(), absl::InvalidArgumentError("targets[0] is wrong"));
+
+  FakeServer ends([](int, grpc::ServerContext*, v1::EvaluateResponse*) {
+    return grpc::Status(grpc::StatusCode::ABORTED, "no streams");
+  });
+  EXPECT_EQ(RunSmall(SmallStreams(ends.target())).status(), absl::AbortedError("no streams"));
+}
+
 TEST(LoadGeneratorTest, NobodyThere) {
   LoadOptions options = SmallLoad("unix:/no/such/socket");
   options.timeout = absl::Milliseconds(50);
@@ -228,7 +361,7 @@ TEST(LoadGeneratorTest, NobodyThere) {
 TEST(CheckResponseTest, BytesThatAreNoEvaluateResponse) {
   const std::string bytes = "\xff\xff\xff";
   const grpc::Slice slice(bytes);
-  EXPECT_THAT(std::string(CheckResponse(SmallBatch(), grpc::ByteBuffer(&slice, 1)).message()),
+  EXPECT_THAT(std::string(CheckResponse(Calls::kUnary, SmallBatch(), grpc::ByteBuffer(&slice, 1)).message()),
               HasSubstr("not an EvaluateResponse"));
 }
 
@@ -260,6 +393,12 @@ TEST(LoadOptionsTest, RefusesWithASentence) {
       {[](LoadOptions& o) { o.rate = 1e9; }, "at most 1e+06"},
       {[](LoadOptions& o) { o.rate = 0.1; }, nullptr},
       {[](LoadOptions& o) { o.rate = 1, o.max_outstanding = 0; }, "--max_outstanding must be at least the 1"},
+      {[](LoadOptions& o) { o.num_streams = 2; }, "--streams needs --calls=stream"},
+      {[](LoadOptions& o) { o.calls = Calls::kStream, o.num_streams = 2; }, nullptr},
+      {[](LoadOptions& o) { o.calls = Calls::kStream, o.num_channels = 3, o.num_streams = 2; },
+       "--streams must be at least the 3 of --channels"},
+      {[](LoadOptions& o) { o.calls = Calls::kStream, o.num_streams = 2, o.concurrency = 1; },
+       "--concurrency must be at least the 2 of --streams"},
       {[](LoadOptions& o) { o.warmup = -absl::Seconds(1); }, "--warmup must not be negative"},
       {[](LoadOptions& o) { o.duration = absl::ZeroDuration(); }, "--duration must be more than 0"},
       {[](LoadOptions& o) { o.count = 0; }, "--count must be at least 1"},

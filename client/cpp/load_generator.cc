@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/cpp/load_lane.h"
 #include "client/cpp/load_schedule.h"
 #include "client/cpp/messages.h"
@@ -24,6 +25,7 @@ namespace {
 constexpr absl::Duration kDefaultDuration = absl::Seconds(10);
 constexpr absl::Duration kProgressInterval = absl::Seconds(1);
 constexpr int kMaxChannels = 1000;
+constexpr int kMaxStreams = 100'000;
 constexpr int kMaxSlots = 1'000'000;
 constexpr double kMaxRate = 1e6;
 
@@ -44,7 +46,7 @@ grpc::ChannelArguments ChannelArguments(const LoadOptions& options) {
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> Connect(const LoadOptions& options) {
-  const auto deadline = std::chrono::system_clock::now() + absl::ToChronoNanoseconds(options.timeout);
+  const auto deadline = absl::ToChronoTime(absl::Now() + options.timeout);
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   for (int i = 0; i < options.num_channels; ++i) {
     channels.push_back(
@@ -60,19 +62,42 @@ absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> Connect(const LoadOp
 // The share of lane `index` of `num_lanes`.
 int Share(int total, int index, int num_lanes) { return (total + num_lanes - 1 - index) / num_lanes; }
 
+bool Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
+  grpc::ByteBuffer shared = bytes;
+  grpc::ProtoBufferReader reader(&shared);
+  return reader.status().ok() && message->ParseFromZeroCopyStream(&reader);
+}
+
+int NumStreams(const LoadOptions& options) {
+  return options.num_streams > 0 ? options.num_streams : options.num_channels;
+}
+
+// Every stream needs one, and every channel.
+int FewestSlots(const LoadOptions& options) {
+  return options.calls == Calls::kStream ? NumStreams(options) : options.num_channels;
+}
+
+int NumSlots(const LoadOptions& options) {
+  return options.rate ? options.max_outstanding : options.concurrency.value_or(FewestSlots(options));
+}
+
 class Load {
  public:
   Load(const LoadOptions& options, const grpc::ByteBuffer& request,
        const std::vector<std::shared_ptr<grpc::Channel>>& channels)
       : options_(options),
-        num_slots_(options.rate ? options.max_outstanding : options.concurrency.value_or(options.num_channels)),
+        num_slots_(NumSlots(options)),
         schedule_(options.warmup,
                   options.duration.value_or(options.count ? absl::InfiniteDuration() : kDefaultDuration),
                   options.count) {
     const LoadRun run = {request, options.timeout, !options.rate, schedule_, in_flight_};
     const int num_lanes = static_cast<int>(channels.size());
     for (int i = 0; i < num_lanes; ++i) {
-      lanes_.push_back(MakeUnaryLane(run, channels[static_cast<size_t>(i)], Share(num_slots_, i, num_lanes)));
+      const auto& channel = channels[static_cast<size_t>(i)];
+      const int num_slots = Share(num_slots_, i, num_lanes);
+      lanes_.push_back(options.calls == Calls::kUnary
+                           ? MakeUnaryLane(run, channel, num_slots)
+                           : MakeStreamLane(run, channel, Share(NumStreams(options), i, num_lanes), num_slots));
     }
   }
 
@@ -86,7 +111,10 @@ class Load {
       }
       in_flight_.Done();
     });
-    while (!in_flight_.AwaitNone(kProgressInterval)) progress(Result());
+    while (!in_flight_.AwaitNone(kProgressInterval)) {
+      for (const auto& lane : lanes_) lane->EndOverdue(SteadyNanos());
+      progress(Result());
+    }
     starter.join();
     return Result();
   }
@@ -145,10 +173,15 @@ absl::Status CheckLoadOptions(const LoadOptions& options) {
   if (options.rate && !(*options.rate > 0 && *options.rate <= kMaxRate)) {
     return invalid("--rate must be more than 0 and at most ", kMaxRate);
   }
-  const int num_slots = options.rate ? options.max_outstanding : options.concurrency.value_or(options.num_channels);
-  const char* const flag = options.rate ? "--max_outstanding" : "--concurrency";
-  if (num_slots < options.num_channels || num_slots > kMaxSlots) {
-    return invalid(flag, " must be at least the ", options.num_channels, " of --channels, and at most ", kMaxSlots);
+  if (options.num_streams != 0 && options.calls != Calls::kStream) return invalid("--streams needs --calls=stream");
+  if (options.num_streams != 0 && (options.num_streams < options.num_channels || options.num_streams > kMaxStreams)) {
+    return invalid("--streams must be at least the ", options.num_channels, " of --channels, and at most ",
+                   kMaxStreams);
+  }
+  const int fewest = FewestSlots(options);
+  if (const int num_slots = NumSlots(options); num_slots < fewest || num_slots > kMaxSlots) {
+    return invalid(options.rate ? "--max_outstanding" : "--concurrency", " must be at least the ", fewest, " of ",
+                   fewest > options.num_channels ? "--streams" : "--channels", ", and at most ", kMaxSlots);
   }
   if (options.warmup < absl::ZeroDuration()) return invalid("--warmup must not be negative");
   if (options.duration && *options.duration <= absl::ZeroDuration()) return invalid("--duration must be more than 0");
@@ -168,14 +201,18 @@ absl::StatusOr<grpc::ByteBuffer> SerializeRequest(const Batch& batch) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
-absl::Status CheckResponse(const Batch& batch, const grpc::ByteBuffer& response) {
-  v1::EvaluateResponse message;
-  grpc::ByteBuffer copy = response;  // shares the bytes
-  grpc::ProtoBufferReader reader(&copy);
-  if (!reader.status().ok() || !message.ParseFromZeroCopyStream(&reader)) {
-    return absl::InternalError("the answer is not an EvaluateResponse");
+absl::Status CheckResponse(Calls calls, const Batch& batch, const grpc::ByteBuffer& response) {
+  if (calls == Calls::kUnary) {
+    v1::EvaluateResponse message;
+    if (!Parse(response, &message)) return absl::InternalError("the answer is not an EvaluateResponse");
+    return TakeEvaluation(batch, &message).status();
   }
-  return TakeEvaluation(batch, &message).status();
+  v1::EvaluateStreamResponse message;
+  if (!Parse(response, &message)) return absl::InternalError("the answer is not an EvaluateStreamResponse");
+  if (message.has_error()) {
+    return absl::Status(static_cast<absl::StatusCode>(message.error().code()), message.error().message());
+  }
+  return TakeEvaluation(batch, message.mutable_response()).status();
 }
 
 absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, const grpc::ByteBuffer& request,
@@ -184,7 +221,8 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, const grpc::ByteB
   absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> channels = Connect(options);
   if (!channels.ok()) return channels.status();
   grpc::ByteBuffer response;
-  grpc::Status first = CallOnce(channels->front(), request, options.timeout, &response);
+  const auto call_once = options.calls == Calls::kUnary ? CallOnce : StreamOnce;
+  const grpc::Status first = call_once(channels->front(), request, options.timeout, &response);
   if (!first.ok()) return ToAbslStatus(first);
   if (absl::Status status = check(response); !status.ok()) return status;
   response.Clear();

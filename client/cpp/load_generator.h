@@ -31,7 +31,8 @@ struct LoadOptions {
   std::string target;
   Calls calls = Calls::kUnary;
   int num_channels = 1;            // each a connection, with a thread of this process
-  std::optional<int> concurrency;  // closed loop: calls out at any time, over all channels; unset: one on each
+  int num_streams = 0;             // EvaluateStreams, over all channels; 0: one on each
+  std::optional<int> concurrency;  // closed loop: calls out at any time, over all channels; unset: as few as possible
   std::optional<double> rate;      // open loop: arrivals a second, evenly spaced, over all channels
   int max_outstanding = 1000;      // open loop: what arrives while so many are out is dropped
   int frame_bytes = 0;             // HTTP/2 frames that this client takes; 0: as gRPC has it
@@ -52,8 +53,9 @@ absl::Status CheckLoadOptions(const LoadOptions& options);
 // The message of `batch` as it goes over the wire, in one slice.
 absl::StatusOr<grpc::ByteBuffer> SerializeRequest(const Batch& batch);
 
-// Whether `response` is an answer to `batch`, whose tensors need not exist any more: only their types and shapes count.
-absl::Status CheckResponse(const Batch& batch, const grpc::ByteBuffer& response);
+// Whether `response`, of a call of this kind, is an answer to `batch`, whose tensors need not exist any more: only
+// their types and shapes count. An error inside a stream becomes its status.
+absl::Status CheckResponse(Calls calls, const Batch& batch, const grpc::ByteBuffer& response);
 
 // Connects, makes one call whose answer `check` must accept, and then runs the load. `progress` is called every second,
 // with what was counted so far. Fails where it cannot connect, or where the first call failed; afterwards failed calls

@@ -32,8 +32,8 @@ class LoadLane {
   virtual ~LoadLane() = default;
   // Starts a call; false, and nothing happens, where every slot is taken. Thread-safe.
   virtual bool Start(const Arrival& arrival) = 0;
-  // Ends what waits for an answer without a deadline of its own. Thread-safe.
-  virtual void Cancel() = 0;
+  // Ends what has waited for an answer longer than the timeout, where it has no deadline of its own. Thread-safe.
+  virtual void EndOverdue(int64_t now) = 0;
 
   LoadCounts counts() const;  // so far; thread-safe
 
@@ -57,9 +57,19 @@ class LoadLane {
 std::unique_ptr<LoadLane> MakeUnaryLane(const LoadRun& run, const std::shared_ptr<grpc::Channel>& channel,
                                         int num_slots);
 
+// The same of messages over `num_streams` EvaluateStreams, each with its share of the slots as its window. Every
+// message has its sequence number, and must be answered in its turn. Errors inside a stream are counted by their own
+// codes; a stream that ends takes all its messages with it.
+std::unique_ptr<LoadLane> MakeStreamLane(const LoadRun& run, const std::shared_ptr<grpc::Channel>& channel,
+                                         int num_streams, int num_slots);
+
 // The answer to one unary call of `request`, or the status it failed with.
 grpc::Status CallOnce(const std::shared_ptr<grpc::Channel>& channel, const grpc::ByteBuffer& request,
                       absl::Duration timeout, grpc::ByteBuffer* response);
+
+// The same for a stream of one message: the answer is an EvaluateStreamResponse.
+grpc::Status StreamOnce(const std::shared_ptr<grpc::Channel>& channel, const grpc::ByteBuffer& request,
+                        absl::Duration timeout, grpc::ByteBuffer* response);
 
 }  // namespace lossd
 

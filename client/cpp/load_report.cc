@@ -1,5 +1,7 @@
 #include "client/cpp/load_report.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cpp/json.h"
@@ -72,7 +74,12 @@ std::string ErrorsText(const LoadCounts& counts) {
                       LatencyText(counts.failed));
 }
 
-int Concurrency(const LoadOptions& options) { return options.concurrency.value_or(options.num_channels); }
+int Streams(const LoadOptions& options) {
+  return options.calls == Calls::kUnary ? 0 : std::max(options.num_streams, options.num_channels);
+}
+int Concurrency(const LoadOptions& options) {
+  return options.concurrency.value_or(std::max(options.num_channels, Streams(options)));
+}
 
 std::string LoopText(const LoadOptions& options) {
   if (options.rate) {
@@ -96,8 +103,9 @@ std::string ProgressText(const LoadSize& size, const LoadResult& result) {
 std::string LoadText(const LoadOptions& options, const LoadSize& size, const LoadResult& result) {
   const LoadCounts& counts = result.counts;
   const Rates rates = RatesOf(size, counts);
-  std::string text = absl::StrFormat("load           %s; %d channels, %s\n", LoopText(options), options.num_channels,
-                                     options.calls == Calls::kUnary ? "unary" : "stream");
+  std::string text =
+      absl::StrFormat("load           %s; %d channels, %s\n", LoopText(options), options.num_channels,
+                      options.calls == Calls::kUnary ? "unary calls" : absl::StrCat(Streams(options), " streams"));
   absl::StrAppendFormat(&text, "answered       %d of %d bytes each, in %.3f s\n", counts.num_answered(),
                         size.request_bytes, counts.seconds());
   absl::StrAppendFormat(&text, "rate           %.1f calls/s, %.0f rows/s, %.3f GB/s out, %.3f GB/s in\n", rates.calls,
@@ -121,6 +129,7 @@ std::string LoadJson(const LoadOptions& options, const LoadSize& size, const Loa
     json.Add("concurrency", int64_t{Concurrency(options)});
   }
   json.Add("channels", int64_t{options.num_channels});
+  if (options.calls == Calls::kStream) json.Add("streams", int64_t{Streams(options)});
   json.Add("request_bytes", size.request_bytes);
   json.Add("rows", size.rows);
   json.Add("seconds", counts.seconds());

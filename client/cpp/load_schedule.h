@@ -42,7 +42,7 @@ class InFlight {
  public:
   void Add();
   void Done();
-  // Whether there were none within `timeout`.
+  // Whether there were none within `timeout`; more than an hour is for ever.
   bool AwaitNone(absl::Duration timeout);
 
  private:

@@ -2,11 +2,11 @@
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/generic/generic_stub.h>
 
-#include <chrono>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "client/cpp/load_lane.h"
 
 namespace lossd {
@@ -24,7 +24,7 @@ class UnaryCall {
   void Start(grpc::GenericStub& stub, const grpc::ByteBuffer& request, absl::Duration timeout,
              grpc::CompletionQueue* queue, void* tag) {
     context_.emplace();
-    context_->set_deadline(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout));
+    context_->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
     context_->AddMetadata(kRequestBytes, std::to_string(request.Length()));
     reader_ = stub.PrepareUnaryCall(&*context_, kMethod, request, queue);
     reader_->StartCall();
@@ -78,7 +78,7 @@ class UnaryLane final : public LoadLane {
     return true;
   }
 
-  void Cancel() override {}  // every call has its deadline
+  void EndOverdue(int64_t) override {}  // every call has its deadline
 
  private:
   struct Slot {

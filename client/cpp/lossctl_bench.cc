@@ -18,8 +18,10 @@
 #include "client/cpp/spec_flags.h"
 #include "loss/loss.h"
 
+ABSL_FLAG(std::string, calls, "unary", "unary: Evaluate; stream: messages of EvaluateStream, pipelined.");
+ABSL_FLAG(int32_t, streams, 0, "EvaluateStreams, over all channels; 0: one on each.");
 ABSL_FLAG(std::optional<int32_t>, concurrency, std::nullopt,
-          "Closed loop: so many calls are out at any time, over all channels; one on each if unset.");
+          "Closed loop: so many calls, or messages, are out at any time, over all channels; one on each if unset.");
 ABSL_FLAG(std::optional<double>, rate, std::nullopt,
           "Open loop: so many calls arrive each second, evenly spaced; latency counts from the scheduled arrival.");
 ABSL_FLAG(int32_t, max_outstanding, 1000, "Open loop: what arrives while so many calls are out is dropped.");
@@ -36,8 +38,14 @@ namespace {
 
 constexpr int kQuietSeconds = 5;  // between two lines where standard error is not a terminal
 
-LoadOptions OptionsFromFlags() {
+absl::StatusOr<LoadOptions> OptionsFromFlags() {
   LoadOptions options;
+  const std::string calls = absl::GetFlag(FLAGS_calls);
+  if (calls != "unary" && calls != "stream") {
+    return absl::InvalidArgumentError(absl::StrCat("--calls=", calls, " is not one of unary, stream"));
+  }
+  options.calls = calls == "unary" ? Calls::kUnary : Calls::kStream;
+  options.num_streams = absl::GetFlag(FLAGS_streams);
   options.target = absl::GetFlag(FLAGS_target);
   options.num_channels = absl::GetFlag(FLAGS_channels);
   options.concurrency = absl::GetFlag(FLAGS_concurrency);
@@ -48,6 +56,7 @@ LoadOptions OptionsFromFlags() {
   options.duration = absl::GetFlag(FLAGS_duration);
   options.count = absl::GetFlag(FLAGS_count);
   options.timeout = absl::GetFlag(FLAGS_timeout);
+  if (absl::Status status = CheckLoadOptions(options); !status.ok()) return status;
   return options;
 }
 
@@ -96,33 +105,33 @@ class Progress {
 };
 
 int RunBench() {
-  const LoadOptions options = OptionsFromFlags();
-  if (absl::Status status = CheckLoadOptions(options); !status.ok()) return FailUsage(status);
+  const absl::StatusOr<LoadOptions> options = OptionsFromFlags();
+  if (!options.ok()) return FailUsage(options.status());
   absl::StatusOr<Request> request = RequestFromFlags();
   if (absl::IsInvalidArgument(request.status())) return FailUsage(request.status());
   if (!request.ok()) return Fail(request.status());
   const auto check = [&](const grpc::ByteBuffer& response) {
-    return absl::GetFlag(FLAGS_raw) ? absl::OkStatus() : CheckResponse(request->batch, response);
+    return absl::GetFlag(FLAGS_raw) ? absl::OkStatus() : CheckResponse(options->calls, request->batch, response);
   };
   Progress progress;
-  absl::StatusOr<LoadResult> result = RunLoad(options, request->message, check, [&](const LoadResult& so_far) {
+  absl::StatusOr<LoadResult> result = RunLoad(*options, request->message, check, [&](const LoadResult& so_far) {
     progress.Show(ProgressText(request->size, so_far));
   });
   progress.End();
   if (!result.ok()) return FailCall(result.status());
   if (absl::GetFlag(FLAGS_json)) {
-    absl::PrintF("%s\n", LoadJson(options, request->size, *result));
+    absl::PrintF("%s\n", LoadJson(*options, request->size, *result));
   } else {
-    absl::PrintF("%s", LoadText(options, request->size, *result));
+    absl::PrintF("%s", LoadText(*options, request->size, *result));
   }
   if (result->counts.num_answered() > 0) return kSuccess;
   return Fail(absl::UnavailableError(absl::StrCat("no call was answered: ", result->counts.first_error)));
 }
 
 constexpr auto kFlags = [] {
-  constexpr const char* kOwn[] = {
-      "target",          "timeout",  "json",        "seed",   "job",      "concurrency", "rate",
-      "max_outstanding", "channels", "frame_bytes", "warmup", "duration", "count",       "raw"};
+  constexpr const char* kOwn[] = {"target", "timeout",         "json",     "seed",  "job",     "concurrency",
+                                  "rate",   "max_outstanding", "channels", "calls", "streams", "frame_bytes",
+                                  "warmup", "duration",        "count",    "raw"};
   std::array<const char*, std::size(kOwn) + std::size(kTensorFlags) + std::size(kSpecFlags)> flags{};
   size_t count = 0;
   for (const char* flag : kOwn) flags[count++] = flag;
