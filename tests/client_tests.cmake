@@ -6,7 +6,9 @@ target_link_libraries(lossd_fake
 
 lossd_add_test(client_test lossd_client lossd_fake absl::synchronization)
 lossd_add_test(training_test lossctl_lib lossd_fake)
-foreach(name verify_test npy_test dataset_test softmax_regression_test terminal_plot_test json_test)
+foreach(name verify_test npy_test dataset_test softmax_regression_test terminal_plot_test json_test
+             latency_histogram_test load_schedule_test)
   lossd_add_test(${name} lossctl_lib absl::strings)
 endforeach()
+lossd_add_test(load_generator_test lossctl_lib lossd_proto absl::strings)
 lossd_add_test(command_line_test lossctl_lib absl::flags absl::flags_reflection)

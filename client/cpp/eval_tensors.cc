@@ -16,6 +16,7 @@
 #include "client/cpp/lossctl.h"
 #include "client/cpp/npy.h"
 #include "client/cpp/random.h"
+#include "loss/element.h"
 
 ABSL_FLAG(std::string, logits, "", "A .npy file. See the contract, proto/lossd/v1/loss.proto, for types and shapes.");
 ABSL_FLAG(std::string, targets, "", "A .npy file: class indices, or probabilities.");
@@ -25,6 +26,7 @@ ABSL_FLAG(std::string, sample_weights, "", "A .npy file: a weight for each eleme
 ABSL_FLAG(std::string, upstream_gradient, "", "A .npy file: a scalar, or one for each element with --reduction=none.");
 ABSL_FLAG(std::string, generate, "",
           "Instead of --logits, and --targets too if unset: random ones of this shape, as 1024x32000.");
+ABSL_FLAG(std::string, data_type, "float32", "Of the logits of --generate: float32, float64, float16 or bfloat16.");
 
 namespace lossd {
 namespace {
@@ -48,6 +50,14 @@ absl::StatusOr<Shape> ParseShape(const std::string& text) {
   return shape;
 }
 
+absl::StatusOr<DataType> ParseFloatType(const std::string& name) {
+  for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
+    if (name == Name(type)) return type;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--data_type=", name, " is not one of float32, float64, float16, bfloat16"));
+}
+
 // A tensor of `next()` called once for each element.
 template <typename T, typename Next>
 Tensor Generate(DataType type, const Shape& shape, Next next) {
@@ -57,6 +67,21 @@ Tensor Generate(DataType type, const Shape& shape, Next next) {
     std::memcpy(&bytes[at], &value, sizeof(T));
   }
   return Tensor({type, shape}, std::move(bytes));
+}
+
+Tensor GenerateLogits(DataType type, const Shape& shape, uint64_t seed) {
+  Random random(seed);
+  const auto next = [&] { return kLogitsDeviation * random.Normal(); };
+  switch (type) {
+    case DataType::kFloat64:
+      return Generate<double>(type, shape, [&] { return double{next()}; });
+    case DataType::kFloat16:
+      return Generate<uint16_t>(type, shape, [&] { return ToFloat16(next()); });
+    case DataType::kBfloat16:
+      return Generate<uint16_t>(type, shape, [&] { return ToBfloat16(next()); });
+    default:
+      return Generate<float>(type, shape, next);
+  }
 }
 
 // The class axis that `spec` chooses, or nothing where an element is one entry. A wrong axis counts as the default:
@@ -115,9 +140,10 @@ absl::StatusOr<EvalTensors> TensorsFromFlags(const Spec& spec) {
   if (generate.empty()) return tensors;
   absl::StatusOr<Shape> shape = ParseShape(generate);
   if (!shape.ok()) return shape.status();
+  absl::StatusOr<DataType> type = ParseFloatType(absl::GetFlag(FLAGS_data_type));
+  if (!type.ok()) return type.status();
   const uint64_t seed = absl::GetFlag(FLAGS_seed);
-  Random random(seed);
-  tensors.logits = Generate<float>(DataType::kFloat32, *shape, [&] { return kLogitsDeviation * random.Normal(); });
+  tensors.logits = GenerateLogits(*type, *shape, seed);
   if (!tensors.targets) tensors.targets = GenerateTargets(spec, *shape, ~seed);
   return tensors;
 }

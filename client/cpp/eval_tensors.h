@@ -9,8 +9,9 @@
 namespace lossd {
 
 // The names of the flags that TensorsFromFlags() reads beside --seed, in the order of their help.
-inline constexpr const char* kTensorFlags[] = {
-    "logits", "targets", "target_probabilities", "class_weights", "sample_weights", "upstream_gradient", "generate"};
+inline constexpr const char* kTensorFlags[] = {"logits",        "targets",        "target_probabilities",
+                                               "class_weights", "sample_weights", "upstream_gradient",
+                                               "generate",      "data_type"};
 
 // Every tensor of a batch, absent where it was not given.
 struct EvalTensors {
@@ -22,9 +23,9 @@ struct EvalTensors {
   Tensor upstream_gradient;
 };
 
-// What the flags name. With --generate=AxBx...: float32 logits, nearly normal with standard deviation 2, and, unless
-// --targets is given, class indices (int64), or entries in [0, 1) for the losses whose elements are entries; the same
-// on every machine for the same --seed. kInvalidArgument for flags that contradict each other, otherwise a file's
+// What the flags name. With --generate=AxBx...: logits of --data_type, nearly normal with standard deviation 2, and,
+// unless --targets is given, class indices (int64), or entries in [0, 1) for the losses whose elements are entries; the
+// same on every machine for the same --seed. kInvalidArgument for flags that contradict each other, otherwise a file's
 // error.
 absl::StatusOr<EvalTensors> TensorsFromFlags(const Spec& spec);
 

@@ -16,12 +16,12 @@ ABSL_FLAG(bool, json, false,
           "Prints one JSON object. Doubles have 17 digits; NaN and infinities are strings, as in protobuf's JSON.");
 ABSL_FLAG(uint64_t, seed, 1, "For everything random. The same seed gives the same numbers on every machine.");
 ABSL_FLAG(std::optional<std::string>, job, std::nullopt,
-          "The label of this job in the server's metrics. train calls itself digits, eval has none.");
+          "The label of this job in the server's metrics. train calls itself digits, the others have none.");
 
 namespace lossd {
 namespace {
 
-constexpr const Subcommand* kSubcommands[] = {&kEvalSubcommand, &kTrainSubcommand, &kInfoSubcommand,
+constexpr const Subcommand* kSubcommands[] = {&kEvalSubcommand, &kTrainSubcommand, &kBenchSubcommand, &kInfoSubcommand,
                                               &kHealthSubcommand};
 
 int PrintError(absl::string_view message, int exit_code) {
@@ -51,6 +51,7 @@ Examples:
   lossctl train
   lossctl eval --generate=256x1000 --verify
   lossctl eval --logits=logits.npy --targets=targets.npy --gradient=gradient.npy
+  lossctl bench --generate=1024x1000 --outputs=logits_gradient --concurrency=4
 
 Exit code: 0 done, 1 the call failed or the answer is no, 2 wrong usage.
 )");

@@ -33,6 +33,7 @@ int FailUsage(const absl::Status& status);
 // The subcommands. Each reads the flags, prints to standard output, and has its name, summary and flags beside it.
 extern const Subcommand kEvalSubcommand;
 extern const Subcommand kTrainSubcommand;
+extern const Subcommand kBenchSubcommand;
 extern const Subcommand kInfoSubcommand;
 extern const Subcommand kHealthSubcommand;
 

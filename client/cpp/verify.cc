@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "client/cpp/batch_inputs.h"
 #include "loss/element.h"
 #include "loss/reference.h"
 
@@ -88,8 +89,7 @@ ResultSet<const Tensor*> TensorsOf(const Evaluation& evaluation) {
 }  // namespace
 
 absl::StatusOr<std::vector<Difference>> CompareWithReference(const Batch& batch, const Evaluation& evaluation) {
-  const Inputs inputs = {batch.logits,        batch.targets,        batch.target_probabilities,
-                         batch.class_weights, batch.sample_weights, batch.upstream_gradient};
+  const Inputs inputs = InputsOf(batch);
   const absl::StatusOr<Plan> plan = MakePlan(batch.spec, TypesOf(inputs));
   if (!plan.ok()) return plan.status();
   const absl::StatusOr<Weights> weights = WeighElements(*plan, inputs);
