@@ -122,6 +122,42 @@ TEST(AdmissionTest, CouldEverReserve) {
   EXPECT_FALSE(ticket->CouldEverReserve(71));
 }
 
+TEST(AdmissionTest, TheBacklogIsBounded) {
+  constexpr int64_t kBacklog = 10 * Admission::kSmallBytes, kSmall = Admission::kSmallBytes;
+  Admission admission(1, kBacklog);
+  // The first is never too large.
+  absl::StatusOr<Admission::Ticket> first = admission.Enter(2 * kBacklog);
+  ASSERT_TRUE(first.ok());
+  EXPECT_THAT(std::string(admission.Enter(0).status().message()), AllOf(HasSubstr("retry later"), HasSubstr("wait")));
+  EXPECT_FALSE(admission.HasRoom(1));
+  first->LeaveBacklog();
+  first->LeaveBacklog();
+  EXPECT_EQ(admission.load().backlog_bytes, 0);
+
+  // A fifth is kept for small ones.
+  absl::StatusOr<Admission::Ticket> large = admission.Enter(kBacklog / 5 * 4 - 1);
+  ASSERT_TRUE(large.ok());
+  EXPECT_EQ(admission.Enter(kSmall + 1).status().code(), absl::StatusCode::kResourceExhausted);
+  absl::StatusOr<Admission::Ticket> small = admission.Enter(kSmall);
+  EXPECT_TRUE(small.ok());
+  EXPECT_EQ(admission.load().requests, 3);
+}
+
+TEST(AdmissionTest, ARequestOfUnknownSizeIsTakenForAUsualOne) {
+  Admission admission(1, 8000);
+  const auto backlog_of_unknown = [&] {
+    absl::StatusOr<Admission::Ticket> ticket = admission.Enter(std::nullopt);
+    EXPECT_TRUE(ticket.ok());
+    return admission.load().backlog_bytes;
+  };
+  EXPECT_EQ(backlog_of_unknown(), 0);
+  for (int i = 0; i < 100; ++i) admission.Enter(std::nullopt)->Arrived(1000);
+  EXPECT_NEAR(static_cast<double>(backlog_of_unknown()), 1000, 10);
+  absl::StatusOr<Admission::Ticket> ticket = admission.Enter(std::nullopt);
+  ticket->Arrived(7);
+  EXPECT_EQ(admission.load().backlog_bytes, 7);
+}
+
 TEST(AdmissionTest, NobodyEntersWhileDraining) {
   Admission admission(100, 1000);
   EXPECT_FALSE(admission.draining());

@@ -1,4 +1,4 @@
-foreach(name admission config executor http job_table log metrics process_stats status_page)
+foreach(name admission buffer config executor http job_table log metrics process_stats status_page)
   lossd_add_test(${name}_test lossd_server)
 endforeach()
 foreach(name wire_decode wire_encode wire_hostile wire_tensor)
