@@ -14,6 +14,8 @@ constexpr auto kPeriod = std::chrono::seconds(1);
 }  // namespace
 
 void IdleTrim::KeepFreedMemory() {
+  // One arena: of the others, malloc_trim() leaves up to 64 MB each.
+  mallopt(M_ARENA_MAX, 1);
   // By default the end of the heap is given back at each call that ends, and faulted in again by the next one.
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_TOP_PAD, 1 << 20);
