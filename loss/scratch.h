@@ -27,7 +27,8 @@ struct ScratchLayout {
   static constexpr int64_t kMinColumns = 64;        // in a tile: whole cache lines, and a few vectors
   static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
   static constexpr int64_t kMaxPointBytes = 1 << 18;
-  static constexpr int64_t kMaxShortRow = 128;  // classes; a longer row fills its vectors well
+  static constexpr int64_t kMaxKeptBytes = 1 << 19;  // of a row's exponentials: half of many an L2 cache
+  static constexpr int64_t kMaxShortRow = 128;       // classes; a longer row fills its vectors well
 
   explicit ScratchLayout(const Plan& plan) : modified(IsModified(plan)), layout(LayoutOf(plan)) {
     const DataType compute = plan.compute_type;
@@ -66,6 +67,9 @@ struct ScratchLayout {
     probabilities = Take(results.probabilities && !ready(results.probabilities), tile_bytes);
     log_probabilities = Take(results.log_probabilities && !ready(results.log_probabilities), tile_bytes);
     class_weights = Take(plan.inputs.class_weights && plan.inputs.class_weights.data_type != compute, row_bytes);
+    const int64_t kept_bytes = compute == DataType::kFloat64 ? RowRange<double>::KeptBytes(plan.num_classes)
+                                                             : RowRange<float>::KeptBytes(plan.num_classes);
+    kept = Take(gradient && !by_columns && row_bytes <= kMaxKeptBytes, tile_elements * kept_bytes);
     points = Take(!dense, tile_elements * point_bytes);
   }
 
@@ -82,7 +86,7 @@ struct ScratchLayout {
   int64_t tile_elements = 1;  // rows evaluated together
   int64_t rows = kInPlace;    // of a tile by columns
   int64_t columns, logits, targets, logits_gradient, targets_gradient, probabilities, log_probabilities, class_weights,
-      points;
+      points, kept;
 
  private:
   static bool IsModified(const Plan& plan) {

@@ -86,13 +86,11 @@ class SoftmaxLoss {
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
     const S* x = layout_.modified ? ModifiedLogits(range) : Rows<S>(block_.inputs.logits, range, layout_.logits);
     const T* targets = dense ? Rows<T>(block_.inputs.targets, range, layout_.targets) : nullptr;
-    for (int64_t row = 0; row < range.count; ++row) {
-      sums_[row] = {};
-      if (ignored_[row] && !reads_every_row_) continue;
-      Background<T> background = ignored_[row] ? Background<T>{} : background_;
-      if (dense) background.probabilities = targets + row * num_classes;
-      sums_[row] = kernels_.reduce(x + row * num_classes, num_classes, background);
-    }
+    Background<T> background = background_;
+    background.probabilities = targets;
+    RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_.data()};
+    if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
+    kernels_.reduce(rows, background, sums_.data());
     DecideTile(first, range.count,
                [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); });
     if (layout_.whole_rows) WriteWholeRows(first, range, x);
@@ -100,6 +98,9 @@ class SoftmaxLoss {
     for (int64_t row = 0; row < range.count; ++row) {
       if (dense) gradients_[row].background.probabilities = targets + row * num_classes;
       gradients_[row].stream = plan_.stream_gradient && layout_.logits_gradient == ScratchLayout::kInPlace;
+      gradients_[row].ahead =
+          layout_.logits == ScratchLayout::kInPlace ? x + (row + range.count) * num_classes : nullptr;
+      gradients_[row].kept = rows.Kept(row);
     }
     WriteGradientRows(range, x);
   }
