@@ -31,6 +31,12 @@ struct PlainTile {
   bool gradient = false;
   double* losses;      // w_y (-ln p_y)
   int64_t* predicted;  // as PREDICTED_CLASS; null if not asked for
+
+  // What is copied meanwhile, so that memory is read while this tile is computed: class c of the next tile, as many
+  // rows as the stride, from next[c * next_stride] on to copy[c * stride]. null: nothing.
+  const T* next = nullptr;
+  int64_t next_stride = 0;
+  T* copy = nullptr;
 };
 inline constexpr int64_t kMaxPlainRows = 256;
 

@@ -12,6 +12,7 @@
 #ifndef LOSSD_LOSS_ROW_H_
 #define LOSSD_LOSS_ROW_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <type_traits>
@@ -49,6 +50,23 @@ struct RowSums {
   double background_dot = 0;  // sum t_j (x_j - m), where 0 * inf is 0
 };
 
+// Rows are reduced in blocks of so many elements.
+template <typename T>
+inline constexpr int64_t kRowBlock = 8192 / static_cast<int64_t>(sizeof(T));
+
+// The exponentials of a row, which `reduce` has computed and `scatter` would have to compute again: to read them from
+// the cache costs a third. exps [num_classes, and up to a cache line], aligned to 64; each block of kRowBlock has its
+// scale.
+struct BlockScale {
+  double max;     // of the block
+  double factor;  // exps * factor = exp(x - max)
+};
+template <typename T>
+struct KeptRow {
+  T* exps = nullptr;  // null: nothing is kept
+  BlockScale* scales = nullptr;
+};
+
 // dx_j = p_scale * exp(x_j - max) - t_scale * t_j, but for the points, where it is their value.
 template <typename T>
 struct Gradient {
@@ -57,7 +75,33 @@ struct Gradient {
   double t_scale = 0;
   Background<T> background;
   std::span<const Point> points;  // in the order of their targets, each target once
+  KeptRow<T> kept;                // what `reduce` kept of the very row
+  const void* ahead = nullptr;    // memory to be fetched from meanwhile, if it is streamed; null: none
   bool stream = false;            // write past the caches; the caller fences (FlushStreams())
+};
+
+// Rows x [count, num_classes], num_classes >= 1.
+template <typename S>
+struct RowRange {
+  const S* x;
+  int64_t num_classes;
+  int64_t count = 1;
+  const bool* skipped = nullptr;  // [count]: rows that are not read; null: none
+  std::byte* kept = nullptr;      // where to keep exponentials, aligned to 64, KeptBytes() a row; null: nowhere
+
+  using T = ComputeType<S>;
+  static constexpr int64_t ExpBytes(int64_t num_classes) {
+    return (num_classes * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+  }
+  static constexpr int64_t KeptBytes(int64_t num_classes) {
+    const int64_t num_blocks = (num_classes + kRowBlock<T> - 1) / kRowBlock<T>;
+    return ExpBytes(num_classes) + (num_blocks * static_cast<int64_t>(sizeof(BlockScale)) + 63) / 64 * 64;
+  }
+  KeptRow<T> Kept(int64_t row) const {
+    if (kept == nullptr) return {};
+    std::byte* const begin = kept + row * KeptBytes(num_classes);
+    return {reinterpret_cast<T*>(begin), reinterpret_cast<BlockScale*>(begin + ExpBytes(num_classes))};
+  }
 };
 
 // The kernels for rows stored as S, of the best SIMD target.
@@ -65,9 +109,10 @@ template <typename S>
 struct RowKernels {
   using T = ComputeType<S>;
 
-  // x [num_classes], num_classes >= 1. Sums of a few thousand terms are kept in T, everything above in double.
-  // One pass over memory: Milakov & Gimelshein, arXiv:1805.02867, by blocks.
-  RowSums (*reduce)(const S* x, int64_t num_classes, const Background<T>& background);
+  // sums [count]. Those of skipped rows stay as they are. background.probabilities are the first row's, those of the
+  // others follow. Sums of a few thousand terms are kept in T, everything above in double. One pass over memory:
+  // Milakov & Gimelshein, arXiv:1805.02867, by blocks.
+  void (*reduce)(const RowRange<S>& rows, const Background<T>& background, RowSums* sums);
 
   // dx [num_classes] may be x.
   void (*scatter)(const S* x, int64_t num_classes, const Gradient<T>& gradient, S* dx);

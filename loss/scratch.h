@@ -23,11 +23,13 @@ struct ScratchLayout {
   static constexpr int64_t kInPlace = -1;
   static constexpr int64_t kAlignment = 64;
   static constexpr int64_t kTileBytes = 1 << 15;  // rows of one tile stay in the L1 cache between their steps
+  static constexpr int64_t kOnceBytes = 1 << 18;  // of rows that are read once, and need not stay
   static constexpr int64_t kMaxTileElements = kMaxPlainRows;
   static constexpr int64_t kMinColumns = 64;        // in a tile: whole cache lines, and a few vectors
   static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
   static constexpr int64_t kMaxPointBytes = 1 << 18;
-  static constexpr int64_t kMaxShortRow = 128;  // classes; a longer row fills its vectors well
+  static constexpr int64_t kMaxKeptBytes = 1 << 19;  // of a row's exponentials: half of many an L2 cache
+  static constexpr int64_t kMaxShortRow = 128;       // classes; a longer row fills its vectors well
 
   explicit ScratchLayout(const Plan& plan) : modified(IsModified(plan)), layout(LayoutOf(plan)) {
     const DataType compute = plan.compute_type;
@@ -37,7 +39,15 @@ struct ScratchLayout {
     const int64_t point_bytes = std::max<int64_t>(plan.sparse_size, 1) * static_cast<int64_t>(sizeof(Point));
     const bool by_columns = layout == RowLayout::kColumns;
     const int64_t least = by_columns ? kMinColumns : plan.inner_size > 1 ? kGatheredElements : 1;
-    tile_elements = std::clamp(kTileBytes / row_bytes, least, kMaxTileElements);
+    const bool copied = by_columns && plan.inner_size > 1;  // the next tile, while one is computed
+    const bool dense = plan.target_kind == TargetKind::kProbabilities;
+    whole_rows = plan.results.entropy || plan.results.probabilities || plan.results.log_probabilities ||
+                 (dense && plan.results.targets_gradient);
+    // The larger a tile, the more of its rows hide what ends the one before.
+    const bool once = layout == RowLayout::kRows && !dense && !whole_rows && !plan.results.logits_gradient;
+    const int64_t tile_limit = once ? kOnceBytes : copied ? kTileBytes / 2 : kTileBytes;
+    tile_elements = std::clamp(tile_limit / row_bytes, least, kMaxTileElements);
+    if (copied) tile_elements -= tile_elements % kColumnLanes;
     tile_elements = std::clamp<int64_t>(kMaxPointBytes / point_bytes, 1, tile_elements);
     tile_elements =
         std::min({tile_elements, plan.block_elements, plan.inner_size > 1 ? plan.inner_size : tile_elements});
@@ -46,10 +56,8 @@ struct ScratchLayout {
     const ResultTypes& results = plan.results;
     const TensorType& gradient = results.logits_gradient;
     const auto ready = [&](const TensorType& tensor) { return plan.inner_size == 1 && tensor.data_type == compute; };
-    const bool dense = plan.target_kind == TargetKind::kProbabilities;
-    whole_rows =
-        results.entropy || results.probabilities || results.log_probabilities || (dense && results.targets_gradient);
-    columns = Take(by_columns, ColumnStride(tile_elements) * row_bytes);
+    columns_bytes = ColumnStride(tile_elements) * row_bytes;
+    columns = Take(by_columns, (copied ? 2 : 1) * columns_bytes);
     if (by_columns) {  // short rows are turned around as the compute type
       logits = Take(plan.inner_size == 1 && row_type != compute, tile_bytes);
       rows = Take(whole_rows && plan.inner_size != 1, tile_bytes);
@@ -66,6 +74,9 @@ struct ScratchLayout {
     probabilities = Take(results.probabilities && !ready(results.probabilities), tile_bytes);
     log_probabilities = Take(results.log_probabilities && !ready(results.log_probabilities), tile_bytes);
     class_weights = Take(plan.inputs.class_weights && plan.inputs.class_weights.data_type != compute, row_bytes);
+    const int64_t kept_bytes = compute == DataType::kFloat64 ? RowRange<double>::KeptBytes(plan.num_classes)
+                                                             : RowRange<float>::KeptBytes(plan.num_classes);
+    kept = Take(gradient && !by_columns && row_bytes <= kMaxKeptBytes, tile_elements * kept_bytes);
     points = Take(!dense, tile_elements * point_bytes);
   }
 
@@ -81,8 +92,9 @@ struct ScratchLayout {
   int64_t total_bytes = 0;
   int64_t tile_elements = 1;  // rows evaluated together
   int64_t rows = kInPlace;    // of a tile by columns
+  int64_t columns_bytes = 0;  // of a copy of one; with an inner axis there is room for two
   int64_t columns, logits, targets, logits_gradient, targets_gradient, probabilities, log_probabilities, class_weights,
-      points;
+      points, kept;
 
  private:
   static bool IsModified(const Plan& plan) {

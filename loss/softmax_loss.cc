@@ -86,13 +86,11 @@ class SoftmaxLoss {
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
     const S* x = layout_.modified ? ModifiedLogits(range) : Rows<S>(block_.inputs.logits, range, layout_.logits);
     const T* targets = dense ? Rows<T>(block_.inputs.targets, range, layout_.targets) : nullptr;
-    for (int64_t row = 0; row < range.count; ++row) {
-      sums_[row] = {};
-      if (ignored_[row] && !reads_every_row_) continue;
-      Background<T> background = ignored_[row] ? Background<T>{} : background_;
-      if (dense) background.probabilities = targets + row * num_classes;
-      sums_[row] = kernels_.reduce(x + row * num_classes, num_classes, background);
-    }
+    Background<T> background = background_;
+    background.probabilities = targets;
+    RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_.data()};
+    if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
+    kernels_.reduce(rows, background, sums_.data());
     DecideTile(first, range.count,
                [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); });
     if (layout_.whole_rows) WriteWholeRows(first, range, x);
@@ -100,6 +98,9 @@ class SoftmaxLoss {
     for (int64_t row = 0; row < range.count; ++row) {
       if (dense) gradients_[row].background.probabilities = targets + row * num_classes;
       gradients_[row].stream = plan_.stream_gradient && layout_.logits_gradient == ScratchLayout::kInPlace;
+      gradients_[row].ahead =
+          layout_.logits == ScratchLayout::kInPlace ? x + (row + range.count) * num_classes : nullptr;
+      gradients_[row].kept = rows.Kept(row);
     }
     WriteGradientRows(range, x);
   }
@@ -185,9 +186,9 @@ class SoftmaxLoss {
 
   void EvaluateColumns(int64_t first, const TileRange& range) {
     const int64_t num_classes = plan_.num_classes, count = range.count, stride = ScratchLayout::ColumnStride(count);
-    T* columns = Part<T>(layout_.columns);
-    ReadColumns(range, columns);
-    if (plain_ && EvaluatePlain(first, count, columns)) return WriteColumns(range, columns);
+    T* columns = ColumnsOf(first);
+    if (copied_ != first) ReadColumns(range, columns);
+    if (plain_ && EvaluatePlain(first, range, columns)) return WriteColumns(range, columns);
     if (plain_) ReadColumns(range, columns);
     FindIgnored(first, count);
     column_kernels_.reduce(columns, stride, num_classes, count, background_, sums_.data());
@@ -201,10 +202,25 @@ class SoftmaxLoss {
     WriteColumns(range, columns);
   }
 
+  // Where the copy of a tile goes: with an inner axis, tiles take turns.
+  T* ColumnsOf(int64_t first) {
+    const int64_t turn = plan_.inner_size > 1 ? (first - block_.begin) / layout_.tile_elements % 2 : 0;
+    return Part<T>(layout_.columns + turn * layout_.columns_bytes);
+  }
+
+  // Whether the tile that follows is as large as this one, and can be copied meanwhile.
+  bool HasNext(int64_t first, const TileRange& range) const {
+    const int64_t after = first + 2 * range.count;
+    return std::is_same_v<S, T> && range.stride > 1 && range.count == layout_.tile_elements &&
+           range.count % kColumnLanes == 0 && first % range.stride + 2 * range.count <= range.stride &&
+           after <= block_.end;
+  }
+
   // Everything of a plain tile but what ReadColumns() and WriteColumns() do; false if it has to be done otherwise.
-  bool EvaluatePlain(int64_t first, int64_t count, T* columns) {
+  bool EvaluatePlain(int64_t first, const TileRange& range, T* columns) {
     std::array<int64_t, kTile> targets, predicted;
     std::array<double, kTile> masses, losses;
+    const int64_t count = range.count;
     const int64_t stride = ScratchLayout::ColumnStride(count);
     WithIntegers(block_.inputs.targets, [&](const auto& load) {
       for (int64_t row = 0; row < count; ++row) {
@@ -220,17 +236,23 @@ class SoftmaxLoss {
       masses[row] = ignored_[row] ? 1 : ClassWeight(block_.inputs, targets[row]);
     }
     const bool predict = static_cast<bool>(results_.predicted_class);
-    const PlainTile<T> tile = {.x = columns,
-                               .stride = stride,
-                               .num_classes = plan_.num_classes,
-                               .count = count,
-                               .targets = targets.data(),
-                               .ignored = ignored_.data(),
-                               .masses = masses.data(),
-                               .gradient_scale = block_.weights.gradient_scale,
-                               .gradient = static_cast<bool>(results_.logits_gradient),
-                               .losses = losses.data(),
-                               .predicted = predict ? predicted.data() : nullptr};
+    PlainTile<T> tile = {.x = columns,
+                         .stride = stride,
+                         .num_classes = plan_.num_classes,
+                         .count = count,
+                         .targets = targets.data(),
+                         .ignored = ignored_.data(),
+                         .masses = masses.data(),
+                         .gradient_scale = block_.weights.gradient_scale,
+                         .gradient = static_cast<bool>(results_.logits_gradient),
+                         .losses = losses.data(),
+                         .predicted = predict ? predicted.data() : nullptr};
+    if (HasNext(first, range)) {
+      copied_ = first + count;
+      tile.next = static_cast<const T*>(block_.inputs.logits.data) + range.base + count;
+      tile.next_stride = range.stride;
+      tile.copy = ColumnsOf(copied_);
+    }
     if (!column_kernels_.plain(tile)) return false;
     block_.AddLosses(first, {losses.data(), static_cast<size_t>(count)}, ignored_.data());
     for (int64_t row = 0; predict && row < count; ++row) {
@@ -485,6 +507,7 @@ class SoftmaxLoss {
   Background<T> background_;  // of every row, but for its probabilities
   bool reads_every_row_ = false;
   bool plain_ = false;
+  int64_t copied_ = -1;  // the first element of the tile that was copied while the one before was computed
 
   // Of the rows of a tile.
   std::array<bool, kTile> ignored_;

@@ -129,7 +129,8 @@ TEST(EdgesTest, OneFiniteLogitAtEveryPositionOfALongRow) {
     const int64_t step = std::exchange(best, false) && !LOSSD_SANITIZED ? 1 : 97;
     for (int64_t place = 0; place < kClasses; place += place < 4200 || place > kClasses - 4200 ? 1 : step) {
       row[static_cast<size_t>(place)] = -1e30f;
-      const RowSums sums = RowKernelsOf<float>().reduce(row.data(), kClasses, Background<float>{});
+      RowSums sums;
+      RowKernelsOf<float>().reduce({row.data(), kClasses}, {}, &sums);
       row[static_cast<size_t>(place)] = -kInf;
       ASSERT_EQ(sums.max, -1e30f) << target << ' ' << place;
       ASSERT_EQ(sums.others, 0) << target << ' ' << place;

@@ -1,0 +1,314 @@
+// One block of a row (row-inl.h): its maximum, its sums relative to that, and how they are folded into the row.
+
+#if defined(LOSSD_LOSS_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LOSSD_LOSS_BLOCK_INL_H_
+#undef LOSSD_LOSS_BLOCK_INL_H_
+#else
+#define LOSSD_LOSS_BLOCK_INL_H_
+#endif
+
+#include <hwy/contrib/algo/find-inl.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "loss/background-inl.h"
+#include "loss/exp-inl.h"
+#include "loss/lanes-inl.h"
+#include "loss/row.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lossd {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// How far ahead of the scan for a maximum memory is fetched, into the L2 cache: beside the blocks that are worked on L1
+// has no room for as much as hides the latency of memory.
+inline constexpr size_t kAheadBytes = 8192;
+inline constexpr size_t kUnroll = 4;  // independent accumulators hide the latency of addition
+inline constexpr size_t kTerms = 32;  // of one sum in the type computed in
+inline constexpr size_t kCacheLine = 64;
+
+template <typename T>
+inline constexpr size_t kBlock = static_cast<size_t>(kRowBlock<T>);
+
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE T LargestLane(D d, hn::Vec<D> v) {
+#if HWY_TARGET == HWY_EMU128  // its MaxOfLanes() starts from the lowest finite number, and -inf is lower
+  HWY_ALIGN T lane[hn::MaxLanes(d)];
+  hn::Store(v, d, lane);
+  return *std::max_element(lane, lane + hn::Lanes(d));
+#else
+  return hn::GetLane(hn::MaxOfLanes(d, v));
+#endif
+}
+
+// The largest number of a block, NaN left out, and the first place that has it.
+template <typename T>
+struct BlockMax {
+  T max;
+  size_t place;
+};
+
+// Finds the largest number of a block, a step of vectors at a time, so that it can be done while another block is
+// summed: memory is then read all the time, and at an even pace. REQUIRES: size <= kBlock<T>.
+template <class D, typename S>
+class MaxScan {
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+ public:
+  // The block is x [size], left in `copy` as T where it is stored as something else.
+  HWY_INLINE MaxScan(D d, const S* x, size_t size, T* copy)
+      : d_(d), x_(x), copy_(copy), size_(size), max_(hn::Set(d, -std::numeric_limits<T>::infinity())) {}
+
+  // A step, if there are so many elements left.
+  // Max(v, m): where v is NaN, x86 keeps m. Wherever NaN ends up, the sums catch it.
+  HWY_INLINE void Step() {
+    const size_t lanes = hn::Lanes(d_);
+    if (HWY_UNLIKELY(next_ + kUnroll * lanes > size_)) return;
+    for (size_t byte = 0; byte < kUnroll * hn::MaxLanes(d_) * sizeof(S); byte += kCacheLine) {
+      FetchToL2(reinterpret_cast<const char*>(x_ + next_) + kAheadBytes + byte);
+    }
+    const V lowest = hn::Set(d_, -std::numeric_limits<T>::infinity());
+    const V a = hn::Max(Load(next_ + lanes), hn::Max(Load(next_), lowest));
+    const V b = hn::Max(Load(next_ + 3 * lanes), hn::Max(Load(next_ + 2 * lanes), lowest));
+    Keep(hn::Max(a, b));
+  }
+
+  // Does what is left.
+  HWY_INLINE BlockMax<T> Finish() {
+    const size_t lanes = hn::Lanes(d_);
+    while (next_ + kUnroll * lanes <= size_) Step();
+    const V lowest = hn::Set(d_, -std::numeric_limits<T>::infinity());
+    V last = lowest;
+    size_t i = next_;
+    for (; i + lanes <= size_; i += lanes) last = hn::Max(Load(i), last);
+    if (i < size_) {
+      const V v = LoadTail(d_, x_ + i, size_ - i);
+      if constexpr (!std::is_same_v<S, T>) StoreTail(v, d_, copy_ + i, size_ - i);
+      last = hn::Max(hn::IfThenElse(hn::FirstN(d_, size_ - i), v, lowest), last);
+    }
+    if (next_ < size_) Keep(last);
+    const T max = LargestLane(d_, max_);
+    return {max, size_ == 0 ? 0 : PlaceOf(max)};
+  }
+
+  const T* values() const {
+    if constexpr (std::is_same_v<S, T>) return x_;
+    return copy_;
+  }
+
+ private:
+  HWY_INLINE V Load(size_t i) {
+    const V v = LoadLanes(d_, x_ + i);
+    if constexpr (!std::is_same_v<S, T>) hn::Store(v, d_, copy_ + i);
+    return v;
+  }
+
+  HWY_INLINE void Keep(V max) {
+    hn::Store(max, d_, maxima_ + next_ / kUnroll);
+    max_ = hn::Max(max, max_);
+    next_ += kUnroll * hn::Lanes(d_);
+  }
+
+  HWY_INLINE size_t PlaceOf(T max) const {
+    const size_t lanes = hn::Lanes(d_), step = kUnroll * lanes;
+    const V wanted = hn::Set(d_, max);
+    size_t first = 0;
+    while (first + step < size_ && hn::AllFalse(d_, hn::Eq(hn::Load(d_, maxima_ + first / kUnroll), wanted)))
+      first += step;
+    return first + hn::Find(d_, max, values() + first, std::min(step, size_ - first));
+  }
+
+  D d_;
+  const S* x_;
+  T* copy_;
+  size_t size_;
+  size_t next_ = 0;
+  V max_;
+  HWY_ALIGN_MAX T maxima_[kBlock<T> / kUnroll];  // of each step, by lane
+};
+
+// Sums of one block relative to its own max.
+struct BlockSums {
+  double others = 0, background = 0, background_dot = 0;
+  double factor = 0;  // FactorOf() the block
+};
+
+// One lane; none if there is no such lane.
+template <class D>
+HWY_INLINE hn::Mask<D> LaneMask(D d, size_t lane) {
+  const hn::RebindToSigned<D> di;
+  const auto wanted = hn::Set(di, static_cast<hn::TFromD<decltype(di)>>(lane));
+  return hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted));
+}
+
+// v, but 0 in one lane.
+template <class D>
+HWY_INLINE hn::Vec<D> WithoutLane(D d, hn::Vec<D> v, size_t lane) {
+  return hn::IfThenZeroElse(LaneMask(d, lane), v);
+}
+
+// A block of a row: x [size], at `offset` of the row.
+template <typename T>
+struct RowBlock {
+  const T* x;
+  size_t size, offset;
+  BlockMax<T> max;  // left out of the sum; max.max, the reference of all of them, is finite
+};
+
+template <class D>
+HWY_INLINE double SumOf(D d, hn::Vec<D> v) {
+  return static_cast<double>(hn::GetLane(hn::SumOfLanes(d, v)));
+}
+
+// A sum of `terms` of ScaledExp(), none of which is above exp(kZeroBelow), is at most this, and counts as 0.
+template <typename T>
+double DustOf(int64_t terms) {
+  return sizeof(T) == 4 ? 0x1p-188 * static_cast<double>(terms) : 0;  // what double cannot hold is gone by itself
+}
+template <typename T>
+double WithoutDust(double sum, int64_t terms) {
+  return sum <= DustOf<T>(terms) ? 0 : sum;
+}
+
+// OriginFactor() of a whole row, the scale of ScaledExp() undone.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
+  const hn::CappedTag<double, 1> dd;
+  const double offset = static_cast<double>(hn::GetLane(origin.offset));
+  const auto shift = hn::Set(dd, static_cast<double>(hn::GetLane(origin.shift)));
+  return hn::GetLane(OriginFactor<T>(dd, hn::Set(dd, static_cast<double>(max) - offset), shift)) *
+         ExpConstants<T>::kUnscale;
+}
+
+// Adds a block up.
+template <BackgroundKind kKind, class D>
+class BlockAdder {
+  using V = hn::Vec<D>;
+
+ public:
+  HWY_INLINE BlockAdder(D d, V max) : d_(d), max_(max) { Clear(); }
+
+  // In accumulator k: e = exp(x - m), and t_j.
+  HWY_INLINE void Add(size_t k, V x, V e, V t) {
+    others_[k] = hn::Add(others_[k], e);
+    background_[k].Add(d_, hn::Sub(x, max_), t);
+  }
+
+  // To double, before a sum of T has too many terms.
+  HWY_INLINE void Flush() {
+    sums_.others += SumOf(d_, hn::Add(hn::Add(others_[0], others_[1]), hn::Add(others_[2], others_[3])));
+    for (size_t k = 0; kKind != BackgroundKind::kNone && k < kUnroll; ++k) {
+      sums_.background += SumOf(d_, background_[k].mass);
+      sums_.background_dot += SumOf(d_, background_[k].dot);
+    }
+    Clear();
+  }
+
+  HWY_INLINE BlockSums Finish() {
+    Flush();
+    return sums_;
+  }
+
+ private:
+  HWY_INLINE void Clear() {
+    for (size_t k = 0; k < kUnroll; ++k) {
+      others_[k] = hn::Zero(d_);
+      background_[k].Clear(d_);
+    }
+  }
+
+  D d_;
+  V max_;
+  V others_[kUnroll];
+  BackgroundSums<kKind, D> background_[kUnroll];
+  BlockSums sums_;
+};
+
+// Meanwhile, the maximum of the next block is looked for. REQUIRES: |block.max.max| <= kOffsetAbove.
+template <BackgroundKind kKind, typename S, class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b, T* kept, MaxScan<D, S>& next) {
+  using V = hn::Vec<D>;
+  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
+  const V max = hn::Set(d, block.max.max);
+  const auto origin = OriginOf(d, max);
+  const double factor = FactorOf(d, block.max.max, origin);
+  BlockAdder<kKind, D> adder(d, max);
+  const auto background_at = [&](size_t i) HWY_ATTR {
+    return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
+  };
+
+  const T* const x = block.x;
+  const size_t n = block.size, place = block.max.place;
+  size_t i = 0, terms = 0;
+  for (; i + step <= n; i += step) {
+    if (HWY_UNLIKELY(terms == kTerms)) {
+      adder.Flush();
+      terms = 0;
+    }
+    ++terms;
+    next.Step();
+    V v[kUnroll], e[kUnroll];
+    for (size_t k = 0; k < kUnroll; ++k) v[k] = hn::LoadU(d, x + i + k * lanes);
+    for (size_t k = 0; k < kUnroll; ++k) e[k] = ScaledExp(d, v[k], origin);
+    for (size_t k = 0; kept != nullptr && k < kUnroll; ++k) hn::Store(e[k], d, kept + i + k * lanes);
+    if (HWY_UNLIKELY(place - i < step)) {
+      for (size_t k = 0; k < kUnroll; ++k) e[k] = WithoutLane(d, e[k], place - i - k * lanes);
+    }
+    for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, v[k], e[k], background_at(i + k * lanes));
+  }
+  for (; i + lanes <= n; i += lanes) {
+    const V v = hn::LoadU(d, x + i), e = ScaledExp(d, v, origin);
+    if (kept != nullptr) hn::Store(e, d, kept + i);
+    adder.Add(0, v, WithoutLane(d, e, place - i), background_at(i));
+  }
+  if (i < n) {
+    const auto tail = [&](const T* p) HWY_ATTR { return LoadTail(d, p + block.offset + i, n - i, T{0}); };
+    const V v = LoadTail(d, x + i, n - i, block.max.max);
+    const auto valid = hn::FirstN(d, n - i);
+    const V e = hn::IfThenElseZero(valid, ScaledExp(d, v, origin));
+    if (kept != nullptr) hn::Store(e, d, kept + i);
+    adder.Add(0, v, WithoutLane(d, e, place - i), hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail)));
+  }
+
+  BlockSums sums = adder.Finish();
+  sums.others *= factor;
+  sums.factor = factor;
+  if constexpr (kKind == BackgroundKind::kUniform) sums.background = b.beta * static_cast<double>(n);
+  return sums;
+}
+
+// Folds a block, whose sums are relative to its own max, into the row.
+// sum t (x - m) moves from one maximum to another by (old - new) sum t.
+template <typename T>
+void Fold(const BlockSums& block, const RowBlock<T>& place, RowSums& row) {
+  constexpr double kLowest = -std::numeric_limits<double>::infinity();
+  const double max = static_cast<double>(place.max.max);
+  if (max > row.max) {
+    // The former maximum becomes one of the others.
+    if (row.max != kLowest) {
+      row.others = (row.others + 1) * std::exp(row.max - max);
+      row.background_dot += row.background * (row.max - max);
+    }
+    row.max = max;
+    row.argmax = static_cast<int64_t>(place.offset + place.max.place);
+    row.others += block.others;
+  } else if (max == kLowest) {  // nothing but -inf or NaN: nothing to scale
+    row.others += block.others;
+  } else {
+    row.others += (block.others + 1) * (max == row.max ? 1 : std::exp(max - row.max));
+    if (max != row.max) row.background_dot += block.background * (max - row.max);
+  }
+  row.background += block.background;
+  row.background_dot += block.background_dot;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lossd
+HWY_AFTER_NAMESPACE();
+
+#endif  // LOSSD_LOSS_BLOCK_INL_H_
