@@ -2,6 +2,7 @@
 // "echo ready grpc=ADDRESS"; it ends with SIGTERM.
 #include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
+#include <malloc.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -37,6 +38,13 @@ void Configure(grpc::ServerBuilder& builder) {
   for (auto algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
     builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
   }
+}
+
+// As the server does: memory that is given back after each call is faulted in again by the next one.
+void KeepFreedMemory() {
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 1 << 20);
+  mallopt(M_MMAP_THRESHOLD, 4 << 20);
 }
 
 std::unique_ptr<Echo> EchoFromFlags() {
@@ -83,6 +91,7 @@ int Run() {
 int main(int argc, char** argv) {
   // Debian's gRPC and Abseil are assertion builds: every lock would go through one process-wide lock.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  lossd::bench::KeepFreedMemory();
   absl::SetProgramUsageMessage("answers every gRPC message with its own bytes");
   absl::ParseCommandLine(argc, argv);
   return lossd::bench::Run();
