@@ -50,7 +50,7 @@ HWY_INLINE VD LoadDoubles(DD d, const S* from) {
 }
 template <typename S>
 HWY_INLINE VD LoadDoublesTail(DD d, const S* from, size_t n) {  // the first of them past the end
-  return WidenLanes<S>(d, [&](auto ds) HWY_ATTR { return LoadTail(ds, from, n, *from); });
+  return WidenLanes<S>(d, [&](auto ds) HWY_ATTR { return LoadTail(ds, from, n, LoadElement<S>(from, 0)); });
 }
 
 // The 16-bit types: digits of a number, and 1.5 * 2^52 times the last place of the least.

@@ -17,6 +17,7 @@ void Rpc::Accept() {
   // For Accepted() and for Done(), which may come first.
   references_ = 2;
   context_.AsyncNotifyWhenDone(&done_);
+  queue_.order_.fetch_add(1, std::memory_order_release);
   queue_.service_.RequestCall(&context_, &stream_, queue_.queue_.get(), queue_.queue_.get(), &accepted_);
 }
 
@@ -144,7 +145,10 @@ void RpcQueue::Serve(int threads) {
 void RpcQueue::Poll() {
   void* tag;
   bool ok;
-  while (queue_->Next(&tag, &ok)) Rpc::Run(tag, ok);
+  while (queue_->Next(&tag, &ok)) {
+    order_.load(std::memory_order_acquire);
+    Rpc::Run(tag, ok);
+  }
 }
 
 void RpcQueue::Help(int64_t num_calls) {

@@ -145,6 +145,8 @@ class RpcQueue {
   grpc::AsyncGenericService service_;
   std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   std::vector<std::thread> threads_;
+  // A call is made on one thread and accepted on another: as Rpc::mutex_, which is itself part of what is handed over.
+  std::atomic<uint32_t> order_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;     // there are many calls, or none
   std::atomic<int64_t> num_calls_ = 0;  // and one that waits to be accepted
