@@ -164,7 +164,9 @@ void RpcQueue::Help(int64_t num_calls) {
       bool ok;
       const auto status = queue_->AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kPatience);
       if (status == grpc::CompletionQueue::SHUTDOWN) return;
-      if (status == grpc::CompletionQueue::GOT_EVENT) Rpc::Run(tag, ok);
+      if (status != grpc::CompletionQueue::GOT_EVENT) continue;
+      order_.load(std::memory_order_acquire);
+      Rpc::Run(tag, ok);
     }
   }
 }
