@@ -18,43 +18,19 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/cpp/tensor.h"
 #include "loss/spec.h"
 #include "loss/types.h"
 
 namespace lossd {
 
-// A dense, row-major tensor that owns its elements. Absent (false) when it was not asked for.
-class Tensor {
- public:
-  Tensor() = default;
-  // REQUIRES: bytes.size() == NumElements(type.shape) * SizeOf(type.data_type).
-  Tensor(TensorType type, std::string bytes) : type_(type), bytes_(std::move(bytes)) {}
-
-  explicit operator bool() const { return static_cast<bool>(type_); }
-  DataType data_type() const { return type_.data_type; }
-  const Shape& shape() const { return type_.shape; }
-  // Valid as long as this tensor is.
-  TensorView view() const { return {bytes_.data(), type_}; }
-  // The elements. REQUIRES: T is the C++ type of data_type(): float for kFloat32, int64_t for kInt64, ...
-  template <typename T>
-  std::span<const T> As() const {
-    return {reinterpret_cast<const T*>(bytes_.data()), bytes_.size() / sizeof(T)};
-  }
-  // The only element of a scalar float32 or float64 tensor; NaN for any other tensor.
-  double scalar() const;
-
- private:
-  TensorType type_;
-  std::string bytes_;
-};
-
-// One request. The views are read during Evaluate() only. Fields that stay as they are take the contract's defaults.
+// One request. The views are sent from where they are, and read until Evaluate() returns, no longer. Fields that stay
+// as they are take the contract's defaults.
 struct Batch {
   std::string job;              // [A-Za-z0-9_.:/-]{0,128}: the label of this job's metrics
   std::optional<int64_t> step;  // the job's training step
@@ -82,6 +58,16 @@ struct Evaluation {
   Tensor log_probabilities;
   Tensor targets_gradient;
   Tensor logits_gradient;
+};
+
+// How a batch is sent, and where its answer goes.
+struct EvaluateOptions {
+  absl::Duration timeout = absl::InfiniteDuration();  // of the whole, retries included
+
+  // If it has bytes, the gradient of the logits is written here, and Evaluation::logits_gradient refers to it.
+  // REQUIRES: as many bytes as the gradient has, or kInvalidArgument; no overlap with the batch. After an error its
+  // contents are unspecified.
+  std::span<std::byte> logits_gradient;
 };
 
 struct ServerInfo {
@@ -112,7 +98,8 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // One batch, one unary call.
+  // One batch.
+  absl::StatusOr<Evaluation> Evaluate(const Batch& batch, const EvaluateOptions& options) const;
   absl::StatusOr<Evaluation> Evaluate(const Batch& batch, absl::Duration timeout) const;
 
   absl::StatusOr<ServerInfo> GetServerInfo(absl::Duration timeout) const;
@@ -121,8 +108,8 @@ class Client {
   absl::Status CheckHealth(const std::string& service, absl::Duration timeout) const;
 
  private:
-  struct Stubs;
-  std::unique_ptr<Stubs> stubs_;
+  struct Connection;
+  std::unique_ptr<Connection> connection_;
 };
 
 }  // namespace lossd
