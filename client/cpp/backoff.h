@@ -25,7 +25,7 @@ class Backoff {
   void Reset() { tries_ = 0; }
 
  private:
-  static constexpr int kMaxTries = 8;
+  static constexpr int kMaxTries = 6;
   static constexpr absl::Duration kFirst = absl::Milliseconds(50);
   static constexpr absl::Duration kLongest = absl::Seconds(2);
 

@@ -1,10 +1,16 @@
 #include "client/cpp/client.h"
 
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/cpp/channels.h"
+#include "client/cpp/chunked_call.h"
+#include "client/cpp/chunks.h"
 #include "client/cpp/messages.h"
 #include "client/cpp/unary_call.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -32,6 +38,7 @@ struct Client::Connection {
   explicit Connection(const std::string& target) : channels(target) {}
 
   Channels channels;
+  std::atomic<int64_t> max_message_bytes = 0;  // of the server; 0 until it has been asked
 };
 
 Client::Client(const std::string& target) : connection_(std::make_unique<Connection>(target)) {}
@@ -46,7 +53,37 @@ absl::StatusOr<Evaluation> Client::Evaluate(const Batch& batch, absl::Duration t
 
 absl::StatusOr<Evaluation> Client::Evaluate(const Batch& batch, const EvaluateOptions& options) const {
   if (absl::Status status = CheckDestination(batch, options); !status.ok()) return status;
-  return CallEvaluate(connection_->channels, batch, options);
+  const absl::Status one_message = RequestBytes(batch).status();
+  if (!one_message.ok() && !absl::IsResourceExhausted(one_message)) return one_message;
+  const int64_t logits_bytes = NumElements(batch.logits.type.shape) * SizeOf(batch.logits.type.data_type);
+  if (one_message.ok() && logits_bytes <= options.chunk_threshold_bytes) {
+    return CallEvaluate(connection_->channels, batch, options);
+  }
+  return EvaluateInChunks(batch, options);
+}
+
+absl::StatusOr<Evaluation> Client::EvaluateInChunks(const Batch& batch, const EvaluateOptions& options) const {
+  const absl::Time deadline = DeadlineAfter(options.timeout);
+  const absl::StatusOr<Chunks> chunks = Chunks::Cut(batch);
+  if (!chunks.ok()) return chunks.status();
+  if (chunks->count() == 0) return CallEvaluate(connection_->channels, batch, options);
+  const absl::StatusOr<int64_t> max_message_bytes = MaxMessageBytes(deadline);
+  if (!max_message_bytes.ok()) return max_message_bytes.status();
+  if (absl::Status status = chunks->CheckFits(*max_message_bytes); !status.ok()) return status;
+  if (chunks->count() == 1) return CallEvaluate(connection_->channels, batch, options);
+  return CallInChunks(connection_->channels, *chunks, options, deadline);
+}
+
+// Asked once: what it is depends on how the server was started.
+absl::StatusOr<int64_t> Client::MaxMessageBytes(absl::Time deadline) const {
+  int64_t bytes = connection_->max_message_bytes;
+  if (bytes > 0) return bytes;
+  const absl::StatusOr<ServerInfo> info = GetServerInfo(deadline - absl::Now());
+  if (!info.ok() && !absl::IsUnimplemented(info.status())) return info.status();
+  bytes =
+      info.ok() && info->max_message_bytes > 0 ? std::min(info->max_message_bytes, kMaxMessageBytes) : kMaxMessageBytes;
+  connection_->max_message_bytes = bytes;
+  return bytes;
 }
 
 absl::StatusOr<ServerInfo> Client::GetServerInfo(absl::Duration timeout) const {

@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -47,7 +48,7 @@ struct Batch {
 struct Evaluation {
   Tensor loss;  // scalar, or the element shape with Reduction::kNone
   Summary summary;
-  double queue_seconds = 0;
+  double queue_seconds = 0;  // of a batch in pieces: the sum over these, which overlap; compute_seconds too
   double compute_seconds = 0;
   Tensor element_loss;
   Tensor log_sum_exp;
@@ -64,10 +65,18 @@ struct Evaluation {
 struct EvaluateOptions {
   absl::Duration timeout = absl::InfiniteDuration();  // of the whole, retries included
 
+  // Batches with more bytes of logits than this, and those that no message carries, are sent in pieces: see Client.
+  int64_t chunk_threshold_bytes = int64_t{16} << 20;
+  int num_streams = 1;                       // that the pieces go over, each with a connection of its own; >= 1
+  int64_t window_bytes = int64_t{24} << 20;  // sent over a stream and not yet answered, or two pieces if more
+
   // If it has bytes, the gradient of the logits is written here, and Evaluation::logits_gradient refers to it.
   // REQUIRES: as many bytes as the gradient has, or kInvalidArgument; no overlap with the batch. After an error its
   // contents are unspecified.
   std::span<std::byte> logits_gradient;
+
+  // Called in the calling thread after each piece, with how many of the batch's elements are done; never decreases.
+  std::function<void(int64_t elements_done, int64_t num_elements)> progress;
 };
 
 struct ServerInfo {
@@ -87,9 +96,17 @@ struct ServerInfo {
 //
 // Every call blocks, takes a timeout, and answers with the server's status as absl::Status:
 //   kInvalidArgument    the batch is wrong; the message names the field and both numbers. Do not retry.
-//   kResourceExhausted  the server is full (retry later), or the batch exceeds a limit that the message states.
-//   kUnavailable        no server, or it is draining: retry. kDeadlineExceeded: the timeout passed; safe to retry.
+//   kResourceExhausted  the server is full (try later), or the batch exceeds a limit that the message states.
+//   kUnavailable        no server, or it is draining. kDeadlineExceeded: the timeout passed; safe to retry.
 //   kUnimplemented      this server's build lacks the loss or an output.
+// The client tries again by itself, a few times and within the timeout: after kUnavailable, and where a server that is
+// full says when to come back.
+//
+// A large batch is cut between its elements (rows) into pieces of some megabytes, which go over one or more streams:
+// upload, compute and download overlap, the server holds a few pieces whatever the batch, and there is no limit on the
+// whole. The answer has the same bits as that of one call, and so has an error, which comes before anything is sent if
+// it is about shapes or targets. A piece that was lost is sent again, by itself. What cannot be cut, as one row, must
+// fit into the server's max_message_bytes.
 class Client {
  public:
   // `target`: "host:port", "dns:///name:port" or "unix:/path"; see the gRPC naming document for more.
@@ -108,6 +125,9 @@ class Client {
   absl::Status CheckHealth(const std::string& service, absl::Duration timeout) const;
 
  private:
+  absl::StatusOr<Evaluation> EvaluateInChunks(const Batch& batch, const EvaluateOptions& options) const;
+  absl::StatusOr<int64_t> MaxMessageBytes(absl::Time deadline) const;
+
   struct Connection;
   std::unique_ptr<Connection> connection_;
 };

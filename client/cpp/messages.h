@@ -13,6 +13,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "client/cpp/client.h"
 #include "client/cpp/lent_memory.h"
 #include "lossd/v1/loss.pb.h"
@@ -32,7 +33,8 @@ absl::StatusOr<int64_t> RequestBytes(const Batch& batch);
 // size needs, before it lends anything, as RequestBytes() does; all other rules are the server's.
 absl::Status WriteRequest(const Batch& batch, LentMemory& memory, MessageWriter& writer);
 
-// Says where a tensor of the answer goes: `field` names it, and memory for the elements of `type` is returned.
+// Says where a tensor of the answer goes: `field` names it, and memory for the elements of `type` is returned, or null
+// where they cannot be right.
 using Place = absl::FunctionRef<std::byte*(Tensor Evaluation::*field, const TensorType& type)>;
 
 // Reads an EvaluateResponse to `batch`: copies each tensor that was asked for, once found right, to its place, and the
@@ -42,6 +44,9 @@ absl::Status ReadAnswer(const Batch& batch, const Slices& message, Place place, 
 // The same, where `response` has been read from `message` by ParseMessage().
 absl::Status ReadAnswer(const Batch& batch, const v1::EvaluateResponse& response, const Slices& message, Place place,
                         Evaluation& evaluation);
+
+// The error of an answer that is not what was asked: kInternal, with the field and a sentence.
+absl::Status Malformed(absl::string_view field, absl::string_view why);
 
 // The type of the gradients that `batch` asks for.
 DataType GradientType(const Batch& batch);

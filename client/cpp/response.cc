@@ -39,10 +39,6 @@ constexpr Answer kAnswers[] = {
      &v1::EvaluateResponse::logits_gradient, &Evaluation::logits_gradient},
 };
 
-absl::Status Malformed(const char* field, const std::string& why) {
-  return absl::InternalError(absl::StrCat("the server's answer is malformed: ", field, " ", why));
-}
-
 // The type of a tensor whose bytes fill its shape, or an error.
 absl::StatusOr<TensorType> TypeOf(const char* field, const v1::Tensor& message) {
   const std::span<const int64_t> dims(message.shape().data(), static_cast<size_t>(message.shape_size()));
@@ -131,10 +127,15 @@ Summary ToSummary(const v1::Summary& message) {
   return summary;
 }
 
-void Copy(const v1::Tensor& tensor, const Slices& message, std::byte* to) {
-  if (!tensor.has_raw()) return;
+absl::Status Copy(const char* field, const v1::Tensor& tensor, const TensorType& type, const Slices& message,
+                  std::byte* to) {
+  if (to == nullptr) {
+    return Malformed(field, absl::StrCat("has the shape ", ToString(type.shape), ", which is not the batch's"));
+  }
+  if (!tensor.has_raw()) return absl::OkStatus();
   const RawReference raw = ReferenceOf(tensor);
   message.CopyTo(raw.offset, raw.size, to);
+  return absl::OkStatus();
 }
 
 absl::Status ReadLoss(const Batch& batch, const v1::EvaluateResponse& response, const Slices& message, Place place,
@@ -143,8 +144,7 @@ absl::Status ReadLoss(const Batch& batch, const v1::EvaluateResponse& response, 
   const absl::StatusOr<TensorType> type = TypeOf("loss", response.loss());
   if (!type.ok()) return type.status();
   if (absl::Status status = CheckLoss(batch, *type, summary); !status.ok()) return status;
-  Copy(response.loss(), message, place(&Evaluation::loss, *type));
-  return absl::OkStatus();
+  return Copy("loss", response.loss(), *type, message, place(&Evaluation::loss, *type));
 }
 
 absl::Status ReadOutput(const Batch& batch, const Answer& answer, const v1::EvaluateResponse& response,
@@ -155,8 +155,7 @@ absl::Status ReadOutput(const Batch& batch, const Answer& answer, const v1::Eval
   const absl::StatusOr<TensorType> type = TypeOf(answer.field, tensor);
   if (!type.ok()) return type.status();
   if (absl::Status status = CheckAnswer(batch, answer, *type, summary); !status.ok()) return status;
-  Copy(tensor, message, place(answer.tensor, *type));
-  return absl::OkStatus();
+  return Copy(answer.field, tensor, *type, message, place(answer.tensor, *type));
 }
 
 }  // namespace
@@ -180,6 +179,10 @@ absl::Status ReadAnswer(const Batch& batch, const v1::EvaluateResponse& response
     if (status.ok()) status = ReadOutput(batch, answer, response, message, place, evaluation.summary);
   }
   return status;
+}
+
+absl::Status Malformed(absl::string_view field, absl::string_view why) {
+  return absl::InternalError(absl::StrCat("the server's answer is malformed: ", field, " ", why));
 }
 
 DataType GradientType(const Batch& batch) {

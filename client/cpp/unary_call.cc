@@ -94,7 +94,7 @@ absl::Status CallEvaluate(const Channels& channels, const Batch& batch, absl::Ti
 absl::StatusOr<Evaluation> CallEvaluate(const Channels& channels, const Batch& batch, const EvaluateOptions& options) {
   Evaluation evaluation;
   const auto place = [&](Tensor Evaluation::*field, const TensorType& type) {
-    const bool given = field == &Evaluation::logits_gradient && options.logits_gradient.data() != nullptr;
+    const bool given = field == &Evaluation::logits_gradient && !options.logits_gradient.empty();
     evaluation.*field = given ? Tensor(type, options.logits_gradient.data()) : Tensor(type);
     return (evaluation.*field).data();
   };
