@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <string>
+#include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
@@ -124,15 +126,18 @@ Batch Chunks::operator[](int64_t chunk) const {
 absl::Status Chunks::CheckFits(int64_t max_message_bytes) const {
   const Batch largest = (*this)[0];
   const absl::StatusOr<int64_t> request = RequestBytes(largest);
-  if (!request.ok()) return request.status();
+  const int64_t elements = ElementsOf(0).end;
+  const std::string least = absl::StrCat("logits: the batch cannot be cut into less than ", elements,
+                                         elements == 1 ? " element" : " elements");
+  if (!request.ok()) {
+    return absl::Status(request.status().code(), absl::StrCat(least, ", and ", request.status().message()));
+  }
   const absl::StatusOr<Plan> part = MakePlan(largest.spec, TypesOf(InputsOf(largest)));
   if (!part.ok()) return part.status();
   for (const auto& [what, bytes] : {std::pair("", *request), {"the answer to ", part->result_bytes + kMarginBytes}}) {
     if (bytes <= max_message_bytes) continue;
-    const int64_t elements = ElementsOf(0).end;
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "logits: the batch cannot be cut into less than ", elements, elements == 1 ? " element" : " elements", ", and ",
-        what, "these may have ", bytes, " bytes; the server's max_message_bytes is ", max_message_bytes));
+    return absl::ResourceExhaustedError(absl::StrCat(least, ", and ", what, "these may have ", bytes,
+                                                     " bytes; the server's max_message_bytes is ", max_message_bytes));
   }
   return absl::OkStatus();
 }

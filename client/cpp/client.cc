@@ -67,6 +67,7 @@ absl::StatusOr<Evaluation> Client::EvaluateInChunks(const Batch& batch, const Ev
   const absl::StatusOr<Chunks> chunks = Chunks::Cut(batch);
   if (!chunks.ok()) return chunks.status();
   if (chunks->count() == 0) return CallEvaluate(connection_->channels, batch, options);
+  if (absl::Status status = chunks->CheckFits(kMaxMessageBytes); !status.ok()) return status;
   const absl::StatusOr<int64_t> max_message_bytes = MaxMessageBytes(deadline);
   if (!max_message_bytes.ok()) return max_message_bytes.status();
   if (absl::Status status = chunks->CheckFits(*max_message_bytes); !status.ok()) return status;

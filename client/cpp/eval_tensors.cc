@@ -32,7 +32,7 @@ namespace lossd {
 namespace {
 
 constexpr float kLogitsDeviation = 2.0f;
-constexpr int64_t kMaxGenerated = int64_t{1} << 29;  // elements: 2 GiB of float32, more than one call can carry
+constexpr int64_t kMaxGenerated = int64_t{1} << 31;  // elements: 8 GiB of float32
 
 absl::StatusOr<Shape> ParseShape(const std::string& text) {
   Shape shape;

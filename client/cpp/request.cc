@@ -48,8 +48,8 @@ constexpr Input kInputs[] = {
 };
 
 absl::Status TooLarge(const char* field) {
-  return absl::ResourceExhaustedError(absl::StrCat("with ", field, " the batch exceeds the ", kMaxMessageBytes,
-                                                   " bytes that one message can carry; split it"));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("with ", field, " the batch exceeds the ", kMaxMessageBytes, " bytes that one message can carry"));
 }
 
 struct FillLoss {
