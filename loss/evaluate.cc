@@ -45,6 +45,11 @@ BlockSummary EvaluateBlock(const Plan& plan, const Inputs& inputs, const Weights
   return work.summary;
 }
 
+double ReduceLoss(const Weights& weights, double loss_sum) {
+  const double loss = weights.denominator == 0 ? kNan : loss_sum / weights.denominator;
+  return std::isnan(loss) ? kNan : loss;
+}
+
 Summary Summarize(const Plan& plan, const Weights& weights, std::span<const BlockSummary> blocks,
                   const Results& results) noexcept {
   Summary summary;
@@ -64,7 +69,7 @@ Summary Summarize(const Plan& plan, const Weights& weights, std::span<const Bloc
   summary.ignored_count = weights.ignored_count;
   if (results.predicted_class && plan.target_kind == TargetKind::kClassIndices) summary.correct_count = correct_count;
   if (plan.spec.reduction == Reduction::kNone) return summary;
-  StoreFloat(results.loss, 0, weights.denominator == 0 ? kNan : summary.loss_sum / weights.denominator);
+  StoreFloat(results.loss, 0, ReduceLoss(weights, summary.loss_sum));
   return summary;
 }
 

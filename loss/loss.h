@@ -165,6 +165,9 @@ struct BlockSummary {
 BlockSummary EvaluateBlock(const Plan& plan, const Inputs& inputs, const Weights& weights, int64_t block,
                            const Results& results, std::byte* scratch) noexcept;
 
+// What the sum of the element losses is reduced to: NaN where the denominator is 0, and any NaN is the same one.
+double ReduceLoss(const Weights& weights, double loss_sum);
+
 // Adds up the blocks of each segment, then the segments, in order, and writes results.loss unless it is
 // Reduction::kNone's.
 Summary Summarize(const Plan& plan, const Weights& weights, std::span<const BlockSummary> blocks,

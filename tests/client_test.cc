@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -165,6 +167,77 @@ TEST(ClientTest, RetriesUnavailableForLargeBatchesToo) {
   }
 }
 
+TEST(ClientTest, DeclaresTheSizeOfTheRequest) {
+  int64_t size = 0;
+  FakeLossd fake([&](const v1::EvaluateRequest& request, v1::EvaluateResponse* response) {
+    size = static_cast<int64_t>(request.ByteSizeLong());
+    return Answer(request, response);
+  });
+  const Client client(fake.target());
+  ASSERT_TRUE(client.Evaluate(SmallBatch(), kTimeout).ok());
+  EXPECT_EQ(fake.declared_bytes(), std::to_string(size));
+}
+
+TEST(ClientTest, ComesBackWhenAFullServerSaysSo) {
+  for (const char* pushback : {"", "0", "20", "-1", "never"}) {
+    std::atomic<int> refusals = 2;
+    FakeLossd fake([&](const v1::EvaluateRequest& request, v1::EvaluateResponse* response) {
+      return refusals-- > 0 ? grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full") : Answer(request, response);
+    });
+    fake.set_pushback(pushback);
+    const absl::Status status = Client(fake.target()).Evaluate(SmallBatch(), kTimeout).status();
+    const bool again = pushback[0] == '0' || pushback[0] == '2';
+    EXPECT_EQ(fake.num_calls(), again ? 3 : 1) << pushback;
+    EXPECT_EQ(status.code(), again ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted) << pushback;
+  }
+}
+
+TEST(ClientTest, DoesNotComeBackAfterTheDeadline) {
+  FakeLossd fake([&](const v1::EvaluateRequest&, v1::EvaluateResponse*) {
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full");
+  });
+  fake.set_pushback("60000");
+  EXPECT_TRUE(absl::IsResourceExhausted(Client(fake.target()).Evaluate(SmallBatch(), absl::Seconds(30)).status()));
+  EXPECT_EQ(fake.num_calls(), 1);
+}
+
+TEST(ClientTest, WritesTheGradientWhereTheCallerWantsIt) {
+  FakeLossd fake(Answer);
+  const Client client(fake.target());
+  Batch batch = SmallBatch();
+  batch.spec.outputs = {Output::kLogitsGradient};
+  std::vector<float> gradient(6);
+  EvaluateOptions options;
+  options.timeout = kTimeout;
+  options.logits_gradient = std::as_writable_bytes(std::span(gradient));
+  const absl::StatusOr<Evaluation> answer = client.Evaluate(batch, options);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_THAT(gradient, ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_EQ(answer->logits_gradient.As<float>().data(), gradient.data());
+  options.logits_gradient = options.logits_gradient.first(20);
+  const absl::Status status = client.Evaluate(batch, options).status();
+  EXPECT_EQ(status, absl::InvalidArgumentError(
+                        "EvaluateOptions.logits_gradient has 20 bytes, and the gradient of the logits 24"));
+}
+
+// What was sent is the caller's again when the call has ended, whatever gRPC was doing with it.
+TEST(ClientTest, TheBatchIsNotReadAfterACallThatWasCutShort) {
+  absl::Notification done;
+  FakeLossd fake([&](const v1::EvaluateRequest&, v1::EvaluateResponse*) {
+    done.WaitForNotification();
+    return grpc::Status(grpc::StatusCode::INTERNAL, "too late");
+  });
+  const Client client(fake.target());
+  for (int milliseconds : {0, 1, 2, 5, 10, 20, 50}) {
+    auto logits = std::make_unique<std::vector<float>>(16 << 20, 1.0f);
+    Batch batch = SmallBatch();
+    batch.logits = {logits->data(), {DataType::kFloat32, {2, 8 << 20}}};
+    EXPECT_TRUE(absl::IsDeadlineExceeded(client.Evaluate(batch, absl::Milliseconds(milliseconds)).status()));
+    logits.reset();  // and AddressSanitizer sees who reads it
+  }
+  done.Notify();
+}
+
 TEST(ClientTest, TheTimeoutEndsACall) {
   absl::Notification done;
   FakeLossd fake([&](const v1::EvaluateRequest& request, v1::EvaluateResponse* response) {
@@ -206,11 +279,13 @@ TEST(ClientTest, BatchesThatNoMessageCarriesAreRefusedUnread) {
   const Client client("unix:/nonexistent/lossd.sock");
   const int64_t most = std::numeric_limits<int64_t>::max();
   Batch batch = SmallBatch();
-  for (const Shape& shape : {Shape{1 << 29, 1}, Shape{1 << 30, 1 << 30}, Shape{most}}) {
+  batch.targets.type.shape = Shape{1};
+  for (const Shape& shape : {Shape{1, 1 << 30}, Shape{1, int64_t{1} << 40}}) {  // one row, which nobody can cut
     batch.logits = {nullptr, {DataType::kFloat32, shape}};
     const absl::Status status = client.Evaluate(batch, kTimeout).status();
     EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("logits"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("cannot be cut into less than 1 element"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("2147483647"));
   }
   for (const Shape& shape : {Shape{-1}, Shape{most, 2}, Shape{0, most, most}}) {
     batch.logits = {nullptr, {DataType::kFloat32, shape}};

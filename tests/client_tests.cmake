@@ -4,7 +4,8 @@ target_link_libraries(lossd_fake
   PUBLIC lossd_proto lossd_health_proto gRPC::grpc++
   PRIVATE lossd_options)
 
-lossd_add_test(client_test lossd_client lossd_fake absl::synchronization)
+lossd_add_test(client_test lossd_client lossd_fake absl::strings absl::synchronization)
+lossd_add_test(chunked_client_test lossd_server_test_support lossctl_lib lossd_fake absl::strings absl::synchronization)
 lossd_add_test(training_test lossctl_lib lossd_fake)
 foreach(name verify_test npy_test dataset_test softmax_regression_test terminal_plot_test json_test
              latency_histogram_test load_schedule_test)

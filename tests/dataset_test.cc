@@ -57,22 +57,22 @@ TEST(DatasetTest, AllZeroFeaturesStayZero) {
 
 TEST(DatasetTest, RefusesWithASentence) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const Tensor images = MakeTensor<float>(DataType::kFloat32, {2, 1}, {1, 2});
-  const Tensor labels = MakeTensor<int64_t>(DataType::kInt64, {2}, {0, 1});
+  const auto two_images = [] { return MakeTensor<float>(DataType::kFloat32, {2, 1}, {1, 2}); };
+  const auto two_labels = [] { return MakeTensor<int64_t>(DataType::kInt64, {2}, {0, 1}); };
   const struct {
     const char* message;
     Tensor images;
     Tensor labels;
   } cases[] = {
-      {"images are int64", labels, labels},
-      {"labels are float32", images, MakeTensor<float>(DataType::kFloat32, {2}, {0, 1})},
-      {"[2, 1] and labels of shape [3]", images, MakeTensor<int64_t>(DataType::kInt64, {3}, {0, 1, 2})},
-      {"labels of shape [2, 1]", images, MakeTensor<int64_t>(DataType::kInt64, {2, 1}, {0, 1})},
+      {"images are int64", two_labels(), two_labels()},
+      {"labels are float32", two_images(), MakeTensor<float>(DataType::kFloat32, {2}, {0, 1})},
+      {"[2, 1] and labels of shape [3]", two_images(), MakeTensor<int64_t>(DataType::kInt64, {3}, {0, 1, 2})},
+      {"labels of shape [2, 1]", two_images(), MakeTensor<int64_t>(DataType::kInt64, {2, 1}, {0, 1})},
       {"N > 0", MakeTensor<float>(DataType::kFloat32, {0, 4}, {}), MakeTensor<int64_t>(DataType::kInt64, {0}, {})},
-      {"N > 0", MakeTensor<float>(DataType::kFloat32, {2, 0}, {}), labels},
-      {"labels[1] = -1", images, MakeTensor<int64_t>(DataType::kInt64, {2}, {0, -1})},
-      {"labels[0] = 65536", images, MakeTensor<int64_t>(DataType::kInt64, {2}, {65536, 0})},
-      {"not finite", MakeTensor<float>(DataType::kFloat32, {2, 1}, {1, nan}), labels},
+      {"N > 0", MakeTensor<float>(DataType::kFloat32, {2, 0}, {}), two_labels()},
+      {"labels[1] = -1", two_images(), MakeTensor<int64_t>(DataType::kInt64, {2}, {0, -1})},
+      {"labels[0] = 65536", two_images(), MakeTensor<int64_t>(DataType::kInt64, {2}, {65536, 0})},
+      {"not finite", MakeTensor<float>(DataType::kFloat32, {2, 1}, {1, nan}), two_labels()},
   };
   for (const auto& c : cases) {
     const absl::Status status = MakeDataset(c.images, c.labels).status();

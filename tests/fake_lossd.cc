@@ -10,6 +10,7 @@ FakeLossd::FakeLossd(Evaluate evaluate) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.SetMaxReceiveMessageSize(-1);
+  builder.SetMaxSendMessageSize(-1);
   builder.RegisterService(&service_);
   builder.RegisterService(&health_);
   server_ = builder.BuildAndStart();
@@ -18,10 +19,23 @@ FakeLossd::FakeLossd(Evaluate evaluate) {
 
 FakeLossd::~FakeLossd() { server_->Shutdown(); }
 
-grpc::Status FakeLossd::Service::Evaluate(grpc::ServerContext*, const v1::EvaluateRequest* request,
+grpc::Status FakeLossd::Service::Evaluate(grpc::ServerContext* context, const v1::EvaluateRequest* request,
                                           v1::EvaluateResponse* response) {
   ++num_calls;
-  return evaluate(*request, response);
+  const auto declared = context->client_metadata().find("lossd-request-bytes");
+  if (declared != context->client_metadata().end())
+    declared_bytes.assign(declared->second.data(), declared->second.size());
+  const grpc::Status status = evaluate(*request, response);
+  if (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && !pushback.empty()) {
+    context->AddTrailingMetadata("grpc-retry-pushback-ms", pushback);
+  }
+  return status;
+}
+
+grpc::Status FakeLossd::Service::EvaluateStream(grpc::ServerContext* context, Stream* messages) {
+  ++num_streams;
+  if (!stream) return {grpc::StatusCode::UNIMPLEMENTED, "no streams here"};
+  return stream(context, messages);
 }
 
 grpc::Status FakeLossd::Service::GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -20,6 +21,9 @@ class FakeLossd {
  public:
   using Evaluate = std::function<grpc::Status(const v1::EvaluateRequest&, v1::EvaluateResponse*)>;
 
+  using Stream = grpc::ServerReaderWriter<v1::EvaluateStreamResponse, v1::EvaluateStreamRequest>;
+  using EvaluateStream = std::function<grpc::Status(grpc::ServerContext*, Stream*)>;
+
   // Serves until destruction, which waits for calls in progress. `evaluate` runs on gRPC's threads.
   explicit FakeLossd(Evaluate evaluate);
   ~FakeLossd();
@@ -27,19 +31,31 @@ class FakeLossd {
   const std::string& target() const { return target_; }
   // Evaluate calls that arrived, retries included.
   int num_calls() const { return service_.num_calls; }
+  // What EvaluateStream does; until it is set, the method is UNIMPLEMENTED. Not to be changed while a call is in
+  // progress.
+  void set_stream(EvaluateStream stream) { service_.stream = std::move(stream); }
+  // EvaluateStream calls that arrived.
+  int num_streams() const { return service_.num_streams; }
+  // What RESOURCE_EXHAUSTED comes with.
+  void set_pushback(std::string milliseconds) { service_.pushback = std::move(milliseconds); }
+  // The size of the request that the last Evaluate call declared in its headers.
+  std::string declared_bytes() const { return service_.declared_bytes; }
   // What Check answers. Not to be changed while a call is in progress.
   void set_health(grpc::health::v1::HealthCheckResponse::ServingStatus health) { health_.status = health; }
   void set_info(const v1::GetServerInfoResponse& info) { service_.info = info; }
 
  private:
   struct Service final : v1::LossService::Service {
-    grpc::Status Evaluate(grpc::ServerContext*, const v1::EvaluateRequest* request,
+    grpc::Status Evaluate(grpc::ServerContext* context, const v1::EvaluateRequest* request,
                           v1::EvaluateResponse* response) override;
+    grpc::Status EvaluateStream(grpc::ServerContext* context, Stream* stream) override;
     grpc::Status GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
                                v1::GetServerInfoResponse* response) override;
 
     FakeLossd::Evaluate evaluate;
-    std::atomic<int> num_calls = 0;
+    FakeLossd::EvaluateStream stream;
+    std::atomic<int> num_calls = 0, num_streams = 0;
+    std::string pushback, declared_bytes;
     v1::GetServerInfoResponse info;
   };
 

@@ -1,14 +1,18 @@
 #include "client/cpp/client.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/cpp/channels.h"
+#include "client/cpp/chunked_call.h"
+#include "client/cpp/chunks.h"
 #include "client/cpp/messages.h"
+#include "client/cpp/unary_call.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "lossd/v1/loss.grpc.pb.h"
@@ -16,85 +20,79 @@
 namespace lossd {
 namespace {
 
-// Evaluate is pure, so a call that no server took may go to the next one.
-constexpr char kServiceConfig[] = R"({
-  "methodConfig": [{
-    "name": [{"service": "lossd.v1.LossService"}],
-    "retryPolicy": {
-      "maxAttempts": 4,
-      "initialBackoff": "0.1s",
-      "maxBackoff": "2s",
-      "backoffMultiplier": 2,
-      "retryableStatusCodes": ["UNAVAILABLE"]
-    }
-  }]
-})";
-
-grpc::ChannelArguments ChannelArguments() {
-  grpc::ChannelArguments arguments;
-  arguments.SetServiceConfigJSON(kServiceConfig);
-  // gRPC gives up retries, without a word, for requests above 256 KiB.
-  arguments.SetInt(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, std::numeric_limits<int32_t>::max());
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetMaxSendMessageSize(-1);
-  arguments.SetCompressionAlgorithm(GRPC_COMPRESS_NONE);
-  // Only while a call is out. gRPC sends at most two pings without data, which the default server tolerates.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  return arguments;
-}
-
-absl::Status ToAbslStatus(const grpc::Status& status) {
-  // The codes of both have the same numbers.
-  static_assert(static_cast<int>(grpc::StatusCode::UNAUTHENTICATED) ==
-                static_cast<int>(absl::StatusCode::kUnauthenticated));
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
 void SetTimeout(absl::Duration timeout, grpc::ClientContext* context) {
-  // gRPC takes a deadline in the infinite past for one in the infinite future.
-  context->set_deadline(absl::ToChronoTime(absl::Now() + std::max(timeout, absl::ZeroDuration())));
+  context->set_deadline(absl::ToChronoTime(DeadlineAfter(timeout)));
+}
+
+absl::Status CheckDestination(const Batch& batch, const EvaluateOptions& options) {
+  const auto have = static_cast<int64_t>(options.logits_gradient.size());
+  const int64_t want = NumElements(batch.logits.type.shape) * SizeOf(GradientType(batch));
+  if (have == 0 || have == want) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("EvaluateOptions.logits_gradient has ", have, " bytes, and the gradient of the logits ", want));
 }
 
 }  // namespace
 
-double Tensor::scalar() const {
-  if (shape().rank() != 0) return std::numeric_limits<double>::quiet_NaN();
-  if (data_type() == DataType::kFloat32) return static_cast<double>(As<float>()[0]);
-  if (data_type() == DataType::kFloat64) return As<double>()[0];
-  return std::numeric_limits<double>::quiet_NaN();
-}
+struct Client::Connection {
+  explicit Connection(const std::string& target) : channels(target) {}
 
-struct Client::Stubs {
-  explicit Stubs(const std::shared_ptr<grpc::Channel>& channel)
-      : loss(v1::LossService::NewStub(channel)), health(grpc::health::v1::Health::NewStub(channel)) {}
-
-  std::unique_ptr<v1::LossService::Stub> loss;
-  std::unique_ptr<grpc::health::v1::Health::Stub> health;
+  Channels channels;
+  std::atomic<int64_t> max_message_bytes = 0;  // of the server; 0 until it has been asked
 };
 
-Client::Client(const std::string& target)
-    : stubs_(std::make_unique<Stubs>(
-          grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), ChannelArguments()))) {}
+Client::Client(const std::string& target) : connection_(std::make_unique<Connection>(target)) {}
 
 Client::~Client() = default;
 
 absl::StatusOr<Evaluation> Client::Evaluate(const Batch& batch, absl::Duration timeout) const {
-  grpc::ClientContext context;
-  SetTimeout(timeout, &context);
-  v1::EvaluateRequest request;
-  if (absl::Status status = FillRequest(batch, &request); !status.ok()) return status;
-  v1::EvaluateResponse response;
-  const grpc::Status status = stubs_->loss->Evaluate(&context, request, &response);
-  if (!status.ok()) return ToAbslStatus(status);
-  return TakeEvaluation(batch, &response);
+  EvaluateOptions options;
+  options.timeout = timeout;
+  return Evaluate(batch, options);
+}
+
+absl::StatusOr<Evaluation> Client::Evaluate(const Batch& batch, const EvaluateOptions& options) const {
+  if (absl::Status status = CheckDestination(batch, options); !status.ok()) return status;
+  const absl::Status one_message = RequestBytes(batch).status();
+  if (!one_message.ok() && !absl::IsResourceExhausted(one_message)) return one_message;
+  const int64_t logits_bytes = NumElements(batch.logits.type.shape) * SizeOf(batch.logits.type.data_type);
+  if (one_message.ok() && logits_bytes <= options.chunk_threshold_bytes) {
+    return CallEvaluate(connection_->channels, batch, options);
+  }
+  return EvaluateInChunks(batch, options);
+}
+
+absl::StatusOr<Evaluation> Client::EvaluateInChunks(const Batch& batch, const EvaluateOptions& options) const {
+  const absl::Time deadline = DeadlineAfter(options.timeout);
+  const absl::StatusOr<Chunks> chunks = Chunks::Cut(batch);
+  if (!chunks.ok()) return chunks.status();
+  if (chunks->count() == 0) return CallEvaluate(connection_->channels, batch, options);
+  if (absl::Status status = chunks->CheckFits(kMaxMessageBytes); !status.ok()) return status;
+  const absl::StatusOr<int64_t> max_message_bytes = MaxMessageBytes(deadline);
+  if (!max_message_bytes.ok()) return max_message_bytes.status();
+  if (absl::Status status = chunks->CheckFits(*max_message_bytes); !status.ok()) return status;
+  if (chunks->count() == 1) return CallEvaluate(connection_->channels, batch, options);
+  return CallInChunks(connection_->channels, *chunks, options, deadline);
+}
+
+// Asked once: what it is depends on how the server was started.
+absl::StatusOr<int64_t> Client::MaxMessageBytes(absl::Time deadline) const {
+  int64_t bytes = connection_->max_message_bytes;
+  if (bytes > 0) return bytes;
+  const absl::StatusOr<ServerInfo> info = GetServerInfo(deadline - absl::Now());
+  if (!info.ok() && !absl::IsUnimplemented(info.status())) return info.status();
+  bytes =
+      info.ok() && info->max_message_bytes > 0 ? std::min(info->max_message_bytes, kMaxMessageBytes) : kMaxMessageBytes;
+  connection_->max_message_bytes = bytes;
+  return bytes;
 }
 
 absl::StatusOr<ServerInfo> Client::GetServerInfo(absl::Duration timeout) const {
   grpc::ClientContext context;
   SetTimeout(timeout, &context);
   v1::GetServerInfoResponse response;
-  const grpc::Status status = stubs_->loss->GetServerInfo(&context, v1::GetServerInfoRequest(), &response);
+  const grpc::Status status = v1::LossService::NewStub(connection_->channels.Get())
+                                  ->GetServerInfo(&context, v1::GetServerInfoRequest(), &response);
   if (!status.ok()) return ToAbslStatus(status);
   return ToServerInfo(response);
 }
@@ -106,7 +104,8 @@ absl::Status Client::CheckHealth(const std::string& service, absl::Duration time
   grpc::health::v1::HealthCheckRequest request;
   request.set_service(service);
   HealthCheckResponse response;
-  const grpc::Status status = stubs_->health->Check(&context, request, &response);
+  const grpc::Status status =
+      grpc::health::v1::Health::NewStub(connection_->channels.Get())->Check(&context, request, &response);
   if (!status.ok()) return ToAbslStatus(status);
   if (response.status() == HealthCheckResponse::SERVING) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(service.empty() ? "the server" : service, " is ",

@@ -14,47 +14,24 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/cpp/tensor.h"
 #include "loss/spec.h"
 #include "loss/types.h"
 
 namespace lossd {
 
-// A dense, row-major tensor that owns its elements. Absent (false) when it was not asked for.
-class Tensor {
- public:
-  Tensor() = default;
-  // REQUIRES: bytes.size() == NumElements(type.shape) * SizeOf(type.data_type).
-  Tensor(TensorType type, std::string bytes) : type_(type), bytes_(std::move(bytes)) {}
-
-  explicit operator bool() const { return static_cast<bool>(type_); }
-  DataType data_type() const { return type_.data_type; }
-  const Shape& shape() const { return type_.shape; }
-  // Valid as long as this tensor is.
-  TensorView view() const { return {bytes_.data(), type_}; }
-  // The elements. REQUIRES: T is the C++ type of data_type(): float for kFloat32, int64_t for kInt64, ...
-  template <typename T>
-  std::span<const T> As() const {
-    return {reinterpret_cast<const T*>(bytes_.data()), bytes_.size() / sizeof(T)};
-  }
-  // The only element of a scalar float32 or float64 tensor; NaN for any other tensor.
-  double scalar() const;
-
- private:
-  TensorType type_;
-  std::string bytes_;
-};
-
-// One request. The views are read during Evaluate() only. Fields that stay as they are take the contract's defaults.
+// One request. The views are sent from where they are, and read until Evaluate() returns, no longer. Fields that stay
+// as they are take the contract's defaults.
 struct Batch {
   std::string job;              // [A-Za-z0-9_.:/-]{0,128}: the label of this job's metrics
   std::optional<int64_t> step;  // the job's training step
@@ -71,7 +48,7 @@ struct Batch {
 struct Evaluation {
   Tensor loss;  // scalar, or the element shape with Reduction::kNone
   Summary summary;
-  double queue_seconds = 0;
+  double queue_seconds = 0;  // of a batch in pieces: the sum over these, which overlap; compute_seconds too
   double compute_seconds = 0;
   Tensor element_loss;
   Tensor log_sum_exp;
@@ -82,6 +59,24 @@ struct Evaluation {
   Tensor log_probabilities;
   Tensor targets_gradient;
   Tensor logits_gradient;
+};
+
+// How a batch is sent, and where its answer goes.
+struct EvaluateOptions {
+  absl::Duration timeout = absl::InfiniteDuration();  // of the whole, retries included
+
+  // Batches with more bytes of logits than this, and those that no message carries, are sent in pieces: see Client.
+  int64_t chunk_threshold_bytes = int64_t{16} << 20;
+  int num_streams = 1;                       // that the pieces go over, each with a connection of its own; >= 1
+  int64_t window_bytes = int64_t{24} << 20;  // sent over a stream and not yet answered, or two pieces if more
+
+  // If it has bytes, the gradient of the logits is written here, and Evaluation::logits_gradient refers to it.
+  // REQUIRES: as many bytes as the gradient has, or kInvalidArgument; no overlap with the batch. After an error its
+  // contents are unspecified.
+  std::span<std::byte> logits_gradient;
+
+  // Called in the calling thread after each piece, with how many of the batch's elements are done; never decreases.
+  std::function<void(int64_t elements_done, int64_t num_elements)> progress;
 };
 
 struct ServerInfo {
@@ -101,9 +96,17 @@ struct ServerInfo {
 //
 // Every call blocks, takes a timeout, and answers with the server's status as absl::Status:
 //   kInvalidArgument    the batch is wrong; the message names the field and both numbers. Do not retry.
-//   kResourceExhausted  the server is full (retry later), or the batch exceeds a limit that the message states.
-//   kUnavailable        no server, or it is draining: retry. kDeadlineExceeded: the timeout passed; safe to retry.
+//   kResourceExhausted  the server is full (try later), or the batch exceeds a limit that the message states.
+//   kUnavailable        no server, or it is draining. kDeadlineExceeded: the timeout passed; safe to retry.
 //   kUnimplemented      this server's build lacks the loss or an output.
+// The client tries again by itself, a few times and within the timeout: after kUnavailable, and where a server that is
+// full says when to come back.
+//
+// A large batch is cut between its elements (rows) into pieces of some megabytes, which go over one or more streams:
+// upload, compute and download overlap, the server holds a few pieces whatever the batch, and there is no limit on the
+// whole. The answer has the same bits as that of one call, and so has an error, which comes before anything is sent if
+// it is about shapes or targets. A piece that was lost is sent again, by itself. What cannot be cut, as one row, must
+// fit into the server's max_message_bytes.
 class Client {
  public:
   // `target`: "host:port", "dns:///name:port" or "unix:/path"; see the gRPC naming document for more.
@@ -112,7 +115,8 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // One batch, one unary call.
+  // One batch.
+  absl::StatusOr<Evaluation> Evaluate(const Batch& batch, const EvaluateOptions& options) const;
   absl::StatusOr<Evaluation> Evaluate(const Batch& batch, absl::Duration timeout) const;
 
   absl::StatusOr<ServerInfo> GetServerInfo(absl::Duration timeout) const;
@@ -121,8 +125,11 @@ class Client {
   absl::Status CheckHealth(const std::string& service, absl::Duration timeout) const;
 
  private:
-  struct Stubs;
-  std::unique_ptr<Stubs> stubs_;
+  absl::StatusOr<Evaluation> EvaluateInChunks(const Batch& batch, const EvaluateOptions& options) const;
+  absl::StatusOr<int64_t> MaxMessageBytes(absl::Time deadline) const;
+
+  struct Connection;
+  std::unique_ptr<Connection> connection_;
 };
 
 }  // namespace lossd

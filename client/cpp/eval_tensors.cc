@@ -32,7 +32,7 @@ namespace lossd {
 namespace {
 
 constexpr float kLogitsDeviation = 2.0f;
-constexpr int64_t kMaxGenerated = int64_t{1} << 29;  // elements: 2 GiB of float32, more than one call can carry
+constexpr int64_t kMaxGenerated = int64_t{1} << 31;  // elements: 8 GiB of float32
 
 absl::StatusOr<Shape> ParseShape(const std::string& text) {
   Shape shape;
@@ -61,12 +61,12 @@ absl::StatusOr<DataType> ParseFloatType(const std::string& name) {
 // A tensor of `next()` called once for each element.
 template <typename T, typename Next>
 Tensor Generate(DataType type, const Shape& shape, Next next) {
-  std::string bytes(static_cast<size_t>(NumElements(shape)) * sizeof(T), '\0');
-  for (size_t at = 0; at < bytes.size(); at += sizeof(T)) {
+  Tensor tensor(TensorType{type, shape});
+  for (int64_t at = 0; at < tensor.size_bytes(); at += static_cast<int64_t>(sizeof(T))) {
     const T value = next();
-    std::memcpy(&bytes[at], &value, sizeof(T));
+    std::memcpy(tensor.data() + at, &value, sizeof(T));
   }
-  return Tensor({type, shape}, std::move(bytes));
+  return tensor;
 }
 
 Tensor GenerateLogits(DataType type, const Shape& shape, uint64_t seed) {

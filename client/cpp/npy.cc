@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <fstream>
 #include <system_error>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -53,24 +52,24 @@ absl::Status CheckSize(const TensorType& type, size_t num_bytes) {
                                           " of shape ", ToString(type.shape)));
 }
 
-absl::StatusOr<Tensor> Parse(std::string* contents) {
-  absl::StatusOr<Layout> layout = FindHeader(*contents);
+absl::StatusOr<Tensor> Parse(absl::string_view contents) {
+  absl::StatusOr<Layout> layout = FindHeader(contents);
   if (!layout.ok()) return layout.status();
-  const absl::string_view header(contents->data() + layout->header_begin, layout->data_begin - layout->header_begin);
+  const absl::string_view header = contents.substr(layout->header_begin, layout->data_begin - layout->header_begin);
   absl::StatusOr<TensorType> type = ParseNpyHeader(header);
   if (!type.ok()) return type.status();
-  absl::Status status = CheckSize(*type, contents->size() - layout->data_begin);
+  const absl::string_view data = contents.substr(layout->data_begin);
+  absl::Status status = CheckSize(*type, data.size());
   if (!status.ok()) return status;
-  contents->erase(0, layout->data_begin);
-  return Tensor(*type, std::move(*contents));
+  return Tensor(*type, data);
 }
 
 absl::Status FileError(const std::string& path, int error) { return absl::ErrnoToStatus(error, path); }
 
 }  // namespace
 
-absl::StatusOr<Tensor> ParseNpy(std::string contents, const std::string& name) {
-  absl::StatusOr<Tensor> tensor = Parse(&contents);
+absl::StatusOr<Tensor> ParseNpy(absl::string_view contents, const std::string& name) {
+  absl::StatusOr<Tensor> tensor = Parse(contents);
   if (tensor.ok()) return tensor;
   return absl::Status(tensor.status().code(), absl::StrCat(name, " ", tensor.status().message()));
 }
@@ -88,7 +87,7 @@ absl::StatusOr<Tensor> ReadNpy(const std::string& path) {
   std::string contents(static_cast<size_t>(num_bytes), '\0');
   file.read(contents.data(), static_cast<std::streamsize>(contents.size()));
   contents.resize(static_cast<size_t>(std::max<std::streamsize>(file.gcount(), 0)));
-  return ParseNpy(std::move(contents), path);
+  return ParseNpy(contents, path);
 }
 
 absl::Status WriteNpy(const std::string& path, const TensorView& tensor) {

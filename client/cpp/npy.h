@@ -15,7 +15,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "client/cpp/client.h"
+#include "absl/strings/string_view.h"
+#include "client/cpp/tensor.h"
 
 namespace lossd {
 
@@ -25,7 +26,7 @@ absl::StatusOr<Tensor> ReadNpy(const std::string& path);
 
 // The tensor of a file's contents; `name` is what error messages call it. kUnimplemented for a well-formed file of a
 // kind that is refused, kDataLoss for anything that is not a whole .npy file.
-absl::StatusOr<Tensor> ParseNpy(std::string contents, const std::string& name);
+absl::StatusOr<Tensor> ParseNpy(absl::string_view contents, const std::string& name);
 
 // Writes `tensor` (any type but kUnspecified) in format version 1, replacing `path`. On an error the file may be
 // incomplete.

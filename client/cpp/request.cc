@@ -1,5 +1,4 @@
 #include <cstdint>
-#include <limits>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
@@ -8,9 +7,7 @@
 namespace lossd {
 namespace {
 
-// Protobuf counts the bytes of a message in int; the small fields need less than the margin.
-constexpr int64_t kMaxRequestBytes = std::numeric_limits<int32_t>::max();
-constexpr int64_t kMarginBytes = 4096;
+constexpr int64_t kMarginBytes = 4096;  // more than the small fields need
 
 // The enumerations of spec.h and types.h go over the wire by number.
 constexpr bool SameNumber(auto ours, auto theirs) { return static_cast<int>(ours) == static_cast<int>(theirs); }
@@ -37,48 +34,22 @@ static_assert(SameNumber(Output::kLogProbabilities, v1::Output_MAX), "an output 
 
 struct Input {
   const char* field;
+  int number;
   TensorView Batch::*view;
-  v1::Tensor* (v1::EvaluateRequest::*message)();
 };
 
 constexpr Input kInputs[] = {
-    {"class_weights", &Batch::class_weights, &v1::EvaluateRequest::mutable_class_weights},
-    {"sample_weights", &Batch::sample_weights, &v1::EvaluateRequest::mutable_sample_weights},
-    {"upstream_gradient", &Batch::upstream_gradient, &v1::EvaluateRequest::mutable_upstream_gradient},
-    {"targets", &Batch::targets, &v1::EvaluateRequest::mutable_targets},
-    {"target_probabilities", &Batch::target_probabilities, &v1::EvaluateRequest::mutable_target_probabilities},
-    {"logits", &Batch::logits, &v1::EvaluateRequest::mutable_logits},
+    {"class_weights", v1::EvaluateRequest::kClassWeightsFieldNumber, &Batch::class_weights},
+    {"sample_weights", v1::EvaluateRequest::kSampleWeightsFieldNumber, &Batch::sample_weights},
+    {"upstream_gradient", v1::EvaluateRequest::kUpstreamGradientFieldNumber, &Batch::upstream_gradient},
+    {"targets", v1::EvaluateRequest::kTargetsFieldNumber, &Batch::targets},
+    {"target_probabilities", v1::EvaluateRequest::kTargetProbabilitiesFieldNumber, &Batch::target_probabilities},
+    {"logits", v1::EvaluateRequest::kLogitsFieldNumber, &Batch::logits},
 };
 
 absl::Status TooLarge(const char* field) {
-  return absl::ResourceExhaustedError(absl::StrCat("with ", field, " the batch exceeds the ", kMaxRequestBytes,
-                                                   " bytes that one message can carry; split it"));
-}
-
-absl::Status CheckSize(const Batch& batch) {
-  int64_t room = kMaxRequestBytes - kMarginBytes;
-  if (batch.job.size() > static_cast<uint64_t>(room)) return TooLarge("job");
-  room -= static_cast<int64_t>(batch.job.size());
-  for (const Input& input : kInputs) {
-    const TensorType& type = (batch.*input.view).type;
-    if (!type) continue;
-    const int64_t num_elements = NumElements(type.shape);
-    const int64_t element_bytes = SizeOf(type.data_type);
-    if (num_elements < 0 || element_bytes == 0) {
-      return absl::InvalidArgumentError(absl::StrCat(input.field, " is ", Name(type.data_type), " of shape ",
-                                                     ToString(type.shape), ", which has no size in bytes"));
-    }
-    if (num_elements > room / element_bytes) return TooLarge(input.field);
-    room -= num_elements * element_bytes;
-  }
-  return absl::OkStatus();
-}
-
-void FillTensor(const TensorView& view, v1::Tensor* message) {
-  message->set_data_type(static_cast<v1::DataType>(view.type.data_type));
-  for (int64_t dim : view.type.shape.dims()) message->add_shape(dim);
-  const int64_t bytes = NumElements(view.type.shape) * SizeOf(view.type.data_type);
-  message->set_raw(view.data, static_cast<size_t>(bytes));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("with ", field, " the batch exceeds the ", kMaxMessageBytes, " bytes that one message can carry"));
 }
 
 struct FillLoss {
@@ -120,14 +91,35 @@ void FillSpec(const Spec& spec, v1::EvaluateRequest* request) {
 
 }  // namespace
 
-absl::Status FillRequest(const Batch& batch, v1::EvaluateRequest* request) {
-  if (absl::Status status = CheckSize(batch); !status.ok()) return status;
-  request->set_job(batch.job);
-  if (batch.step) request->set_step(*batch.step);
-  FillSpec(batch.spec, request);
+absl::StatusOr<int64_t> RequestBytes(const Batch& batch) {
+  int64_t room = kMaxMessageBytes - kMarginBytes;
+  if (batch.job.size() > static_cast<uint64_t>(room)) return TooLarge("job");
+  room -= static_cast<int64_t>(batch.job.size());
+  for (const Input& input : kInputs) {
+    const TensorType& type = (batch.*input.view).type;
+    if (!type) continue;
+    const int64_t num_elements = NumElements(type.shape);
+    const int64_t element_bytes = SizeOf(type.data_type);
+    if (num_elements < 0 || element_bytes == 0) {
+      return absl::InvalidArgumentError(absl::StrCat(input.field, " is ", Name(type.data_type), " of shape ",
+                                                     ToString(type.shape), ", which has no size in bytes"));
+    }
+    if (num_elements > room / element_bytes) return TooLarge(input.field);
+    room -= num_elements * element_bytes;
+  }
+  return kMaxMessageBytes - room;
+}
+
+absl::Status WriteRequest(const Batch& batch, LentMemory& memory, MessageWriter& writer) {
+  if (absl::Status status = RequestBytes(batch).status(); !status.ok()) return status;
+  v1::EvaluateRequest small;
+  small.set_job(batch.job);
+  if (batch.step) small.set_step(*batch.step);
+  FillSpec(batch.spec, &small);
+  writer.Fields(small);
   for (const Input& input : kInputs) {
     const TensorView& view = batch.*input.view;
-    if (view) FillTensor(view, (request->*input.message)());
+    if (view) writer.Tensor(input.number, view.type, memory.Lend(view));
   }
   return absl::OkStatus();
 }
