@@ -19,6 +19,9 @@ if(LOSSD_SANITIZER MATCHES address AND CMAKE_CXX_COMPILER_ID MATCHES Clang)
   add_executable(wire_fuzz fuzz/wire_fuzz.cc)
   target_link_libraries(wire_fuzz PRIVATE lossd_options lossd_server gRPC::grpc++)
   target_link_options(wire_fuzz PRIVATE -fsanitize=fuzzer)
+  foreach(target lossd_wire lossd_server)
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)  # tells the fuzzer where it has been
+  endforeach()
   # What has been found once, and all that leads there.
   add_test(NAME wire_fuzz_corpus COMMAND wire_fuzz -runs=0 ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus)
 endif()
