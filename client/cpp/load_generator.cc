@@ -3,7 +3,6 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
-#include <grpcpp/support/proto_buffer_reader.h>
 #include <sys/prctl.h>
 
 #include <chrono>
@@ -18,6 +17,7 @@
 #include "client/cpp/load_lane.h"
 #include "client/cpp/load_schedule.h"
 #include "client/cpp/messages.h"
+#include "wire/parse.h"
 
 namespace lossd {
 namespace {
@@ -61,12 +61,6 @@ absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> Connect(const LoadOp
 
 // The share of lane `index` of `num_lanes`.
 int Share(int total, int index, int num_lanes) { return (total + num_lanes - 1 - index) / num_lanes; }
-
-bool Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
-  grpc::ByteBuffer shared = bytes;
-  grpc::ProtoBufferReader reader(&shared);
-  return reader.status().ok() && message->ParseFromZeroCopyStream(&reader);
-}
 
 int NumStreams(const LoadOptions& options) {
   return options.num_streams > 0 ? options.num_streams : options.num_channels;
@@ -193,26 +187,33 @@ absl::Status CheckLoadOptions(const LoadOptions& options) {
 }
 
 absl::StatusOr<grpc::ByteBuffer> SerializeRequest(const Batch& batch) {
-  v1::EvaluateRequest request;
-  if (absl::Status status = FillRequest(batch, &request); !status.ok()) return status;
-  auto* const bytes = new std::string(request.SerializeAsString());
+  LentMemory memory;
+  MessageWriter writer;
+  if (absl::Status status = WriteRequest(batch, memory, writer); !status.ok()) return status;
+  const Slices message(writer.Finish());
+  auto* const bytes = new std::string(static_cast<size_t>(message.size()), '\0');
+  message.CopyTo(0, message.size(), bytes->data());
   const grpc::Slice slice(
       bytes->data(), bytes->size(), [](void* owner) { delete static_cast<std::string*>(owner); }, bytes);
   return grpc::ByteBuffer(&slice, 1);
 }
 
 absl::Status CheckResponse(Calls calls, const Batch& batch, const grpc::ByteBuffer& response) {
-  if (calls == Calls::kUnary) {
-    v1::EvaluateResponse message;
-    if (!Parse(response, &message)) return absl::InternalError("the answer is not an EvaluateResponse");
-    return TakeEvaluation(batch, &message).status();
-  }
+  const Slices bytes(response);
+  Evaluation evaluation;
+  const auto place = [&](Tensor Evaluation::*field, const TensorType& type) {
+    return (evaluation.*field = Tensor(type)).data();
+  };
+  if (calls == Calls::kUnary) return ReadAnswer(batch, bytes, place, evaluation);
   v1::EvaluateStreamResponse message;
-  if (!Parse(response, &message)) return absl::InternalError("the answer is not an EvaluateStreamResponse");
+  const auto reserve = [](int64_t) { return absl::OkStatus(); };
+  if (!ParseMessage(bytes, reserve, message).ok()) {
+    return absl::InternalError("the answer is not an EvaluateStreamResponse");
+  }
   if (message.has_error()) {
     return absl::Status(static_cast<absl::StatusCode>(message.error().code()), message.error().message());
   }
-  return TakeEvaluation(batch, message.mutable_response()).status();
+  return ReadAnswer(batch, message.response(), bytes, place, evaluation);
 }
 
 absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, const grpc::ByteBuffer& request,

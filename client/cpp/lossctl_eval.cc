@@ -29,7 +29,7 @@ ABSL_FLAG(bool, verify, false,
 
 ABSL_FLAG(int64_t, chunk_bytes, int64_t{16} << 20,
           "Batches with more bytes of logits than this are sent in pieces, over streams.");
-ABSL_FLAG(int32_t, streams, 1, "How many streams, each with a connection of its own, the pieces go over.");
+ABSL_FLAG(int32_t, chunk_streams, 1, "How many streams, each with a connection of its own, the pieces go over.");
 ABSL_FLAG(int32_t, repeat, 1, "Evaluates so many times; the time shown is the fastest.");
 
 namespace lossd {
@@ -90,7 +90,7 @@ EvaluateOptions OptionsFromFlags() {
   EvaluateOptions options;
   options.timeout = absl::GetFlag(FLAGS_timeout);
   options.chunk_threshold_bytes = absl::GetFlag(FLAGS_chunk_bytes);
-  options.num_streams = absl::GetFlag(FLAGS_streams);
+  options.num_streams = absl::GetFlag(FLAGS_chunk_streams);
   if (::isatty(STDERR_FILENO) == 1) options.progress = ShowProgress;
   return options;
 }
@@ -119,8 +119,8 @@ int RunEval() {
 }
 
 constexpr auto kFlags = [] {
-  constexpr const char* kCommon[] = {"target",     "timeout", "json",        "seed",    "job",   "gradient",
-                                     "output_dir", "verify",  "chunk_bytes", "streams", "repeat"};
+  constexpr const char* kCommon[] = {"target",     "timeout", "json",        "seed",          "job",   "gradient",
+                                     "output_dir", "verify",  "chunk_bytes", "chunk_streams", "repeat"};
   std::array<const char*, std::size(kCommon) + std::size(kTensorFlags) + std::size(kSpecFlags)> flags{};
   size_t count = 0;
   for (const char* flag : kCommon) flags[count++] = flag;
