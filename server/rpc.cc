@@ -142,13 +142,15 @@ void RpcQueue::Serve(int threads) {
   for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { Help(i * kCallsPerThread); });
 }
 
+void RpcQueue::Run(void* tag, bool ok) {
+  order_.load(std::memory_order_acquire);
+  Rpc::Run(tag, ok);
+}
+
 void RpcQueue::Poll() {
   void* tag;
   bool ok;
-  while (queue_->Next(&tag, &ok)) {
-    order_.load(std::memory_order_acquire);
-    Rpc::Run(tag, ok);
-  }
+  while (queue_->Next(&tag, &ok)) Run(tag, ok);
 }
 
 void RpcQueue::Help(int64_t num_calls) {
@@ -164,9 +166,7 @@ void RpcQueue::Help(int64_t num_calls) {
       bool ok;
       const auto status = queue_->AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kPatience);
       if (status == grpc::CompletionQueue::SHUTDOWN) return;
-      if (status != grpc::CompletionQueue::GOT_EVENT) continue;
-      order_.load(std::memory_order_acquire);
-      Rpc::Run(tag, ok);
+      if (status == grpc::CompletionQueue::GOT_EVENT) Run(tag, ok);
     }
   }
 }

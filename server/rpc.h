@@ -136,6 +136,7 @@ class RpcQueue {
   friend class Rpc;
   static constexpr int64_t kCallsPerThread = 4;
 
+  void Run(void* tag, bool ok);
   void Poll();
   void Help(int64_t num_calls);  // while there are at least so many
   void CallAdded();

@@ -4,6 +4,7 @@
 #include <grpc/support/log.h>
 #include <grpcpp/ext/channelz_service_plugin.h>
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/resource_quota.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -36,6 +37,9 @@ constexpr int kHandshakeTimeoutMs = 10000;
 constexpr int kMaxConcurrentStreams = 1024;  // of one connection
 constexpr int kMaxMetadataBytes = 16384;
 constexpr int kMaxQueueThreads = 8;  // the others compute, and clients need some too
+// What is received is gRPC's until it is a whole message: a peer may declare 4 GiB and send them, and gRPC looks at the
+// limit of a message's size when all of it is here. Beyond the budget, one message and this, it resets streams.
+constexpr int64_t kConnectionBytes = 64 << 20;
 constexpr absl::Duration kQuiet = absl::Milliseconds(500);
 constexpr auto kShutdownGrace = std::chrono::milliseconds(500);
 
@@ -58,6 +62,9 @@ void SetUpGrpc() {
 void Configure(const Config& config, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes));
   builder.SetMaxSendMessageSize(static_cast<int>(config.max_message_bytes));
+  grpc::ResourceQuota quota("lossd");
+  quota.Resize(static_cast<size_t>(config.memory_budget_bytes + config.max_message_bytes + kConnectionBytes));
+  builder.SetResourceQuota(quota);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
