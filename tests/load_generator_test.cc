@@ -362,7 +362,7 @@ TEST(CheckResponseTest, BytesThatAreNoEvaluateResponse) {
   const std::string bytes = "\xff\xff\xff";
   const grpc::Slice slice(bytes);
   EXPECT_THAT(std::string(CheckResponse(Calls::kUnary, SmallBatch(), grpc::ByteBuffer(&slice, 1)).message()),
-              HasSubstr("not an EvaluateResponse"));
+              HasSubstr("cannot be parsed"));
 }
 
 TEST(SerializeRequestTest, IsTheMessageInOneSlice) {
