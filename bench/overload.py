@@ -7,8 +7,8 @@
 
 --burst: so many clients send a batch of so many MB at once, and come back as they are told until all are answered.
 --load: lossctl bench with 1 MB batches without a gradient. First closed loops, for the peak of goodput; then ten times
-as many loops, and ten times as many arrivals, that do not wait when they are refused. Client and server share the machine:
-give the server cores of its own (taskset) to see the server alone.
+as many loops, and ten times as many arrivals, that do not wait when they are refused. Client and server share the
+machine: give the server cores of its own (taskset) to see the server alone.
 """
 
 import argparse
@@ -78,7 +78,8 @@ def burst(clients, megabytes, budget, declared):
             channel.close()
     counts = {code: codes.count(code) for code in sorted(set(codes))}
     print(f"burst of {clients} x {megabytes} MB, {'declared' if declared else 'not declared'}: {seconds:.1f} s, "
-          f"{counts}, resident {idle} -> {peak[0]} MB at most (1.25 x budget + 100 = {budget * 5 // 4 + 100})", flush=True)
+          f"{counts}, resident {idle} -> {peak[0]} MB at most (1.25 x budget + 100 = {budget * 5 // 4 + 100})",
+          flush=True)
 
 
 def measure(server, *flags):
@@ -90,8 +91,8 @@ def measure(server, *flags):
                          for name in ("latency_seconds", "error_latency_seconds"))
     errors = sum(got["errors"].values())
     print(f"{' '.join(flags):60} {got['calls_per_second']:7.1f} calls/s, p50 {answered['p50']:.1f} p99 "
-          f"{answered['p99']:.1f} ms; refused {errors}, p50 {refused['p50']:.1f} p99 {refused['p99']:.1f} ms; not told to retry "
-          f"{errors - got['errors_with_pushback']}", flush=True)
+          f"{answered['p99']:.1f} ms; refused {errors}, p50 {refused['p50']:.1f} p99 {refused['p99']:.1f} ms; not told to "
+          f"retry {errors - got['errors_with_pushback']}", flush=True)
     return got["calls_per_second"]
 
 
