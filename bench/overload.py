@@ -91,8 +91,8 @@ def measure(server, *flags):
                          for name in ("latency_seconds", "error_latency_seconds"))
     errors = sum(got["errors"].values())
     print(f"{' '.join(flags):60} {got['calls_per_second']:7.1f} calls/s, p50 {answered['p50']:.1f} p99 "
-          f"{answered['p99']:.1f} ms; refused {errors}, p50 {refused['p50']:.1f} p99 {refused['p99']:.1f} ms; not told to "
-          f"retry {errors - got['errors_with_pushback']}", flush=True)
+          f"{answered['p99']:.1f} ms; refused {errors}, p50 {refused['p50']:.1f} p99 {refused['p99']:.1f} ms; "
+          f"not told to retry {errors - got['errors_with_pushback']}", flush=True)
     return got["calls_per_second"]
 
 
