@@ -17,8 +17,9 @@ void Rpc::Accept() {
   // For Accepted() and for Done(), which may come first.
   references_ = 2;
   context_.AsyncNotifyWhenDone(&done_);
-  queue_.order_.fetch_add(1, std::memory_order_release);
-  queue_.service_.RequestCall(&context_, &stream_, queue_.queue_.get(), queue_.queue_.get(), &accepted_);
+  RpcQueue& queue = queue_;  // nothing of this call is looked at once it may be accepted
+  queue.order_.fetch_add(1, std::memory_order_release);
+  queue.service_.RequestCall(&context_, &stream_, queue.queue_.get(), queue.queue_.get(), &accepted_);
 }
 
 void Rpc::Unref() {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace lossd {
 
@@ -11,6 +12,22 @@ Slices::Slices(const grpc::ByteBuffer& message) {
   ends_.reserve(slices_.size());
   int64_t end = 0;
   for (const grpc::Slice& slice : slices_) ends_.push_back(end += static_cast<int64_t>(slice.size()));
+}
+
+Slices& Slices::operator=(Slices&& other) noexcept {
+  Drop(slices_);
+  valid_ = other.valid_;
+  slices_ = std::move(other.slices_);
+  ends_ = std::move(other.ends_);
+  return *this;
+}
+
+// The last reference to received memory is dropped inside a function of gRPC's. A bare slice that goes on a thread that
+// is not gRPC's crashes in gRPC 1.51 while memory is short: what waits for memory is then run on a context not there.
+void Slices::Drop(std::vector<grpc::Slice>& slices) noexcept {
+  if (slices.empty()) return;
+  const grpc::ByteBuffer last(slices.data(), slices.size());
+  slices.clear();
 }
 
 size_t Slices::SliceAt(int64_t offset) const {
@@ -37,9 +54,11 @@ const std::byte* Slices::Contiguous(int64_t offset, int64_t size) const {
 }
 
 void Slices::Release(int64_t offset, int64_t size) {
+  std::vector<grpc::Slice> released;
   for (size_t i = SliceAt(offset); i < slices_.size() && ends_[i] <= offset + size; ++i) {
-    if (Begin(i) >= offset) slices_[i] = grpc::Slice();
+    if (Begin(i) >= offset) released.push_back(std::exchange(slices_[i], grpc::Slice()));
   }
+  Drop(released);
 }
 
 void SliceCursor::Skip(int64_t bytes) {

@@ -17,6 +17,9 @@ class Slices {
  public:
   Slices() = default;
   explicit Slices(const grpc::ByteBuffer& message);
+  Slices(Slices&&) noexcept = default;
+  Slices& operator=(Slices&& other) noexcept;
+  ~Slices() { Drop(slices_); }
 
   // False for a buffer that never was a message.
   bool valid() const { return valid_; }
@@ -34,6 +37,7 @@ class Slices {
 
  private:
   friend class SliceCursor;
+  static void Drop(std::vector<grpc::Slice>& slices) noexcept;
   size_t SliceAt(int64_t offset) const;  // the slice that holds this byte
   int64_t Begin(size_t slice) const { return slice == 0 ? 0 : ends_[slice - 1]; }
 

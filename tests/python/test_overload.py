@@ -96,6 +96,30 @@ def call_until_answered(server, request, metadata, codes, channels):
             time.sleep(int(pushback or 100) / 1000 * random.uniform(1, 2))
 
 
+def test_31_memory_short_while_others_compute(start_lossd):
+    """What waits for memory is woken by threads of ours, which give it back: that has crashed."""
+    server = start_lossd(f"--max_message_bytes={16 * MEGABYTE}", f"--memory_budget_bytes={32 * MEGABYTE}")
+    stop, request = threading.Event(), batch(4)
+
+    def neighbour():
+        with open_channel(server.grpc) as channel:
+            while not stop.is_set():
+                channel.unary_unary(METHOD).future(request, timeout=60).exception()
+
+    with ThreadPoolExecutor(4) as neighbours:
+        for _ in range(4):
+            neighbours.submit(neighbour)
+        for _ in range(4):
+            with Connection(server.grpc) as connection:
+                connection.open(1, METHOD)
+                connection.write(1, message(b"", size=2**32 - 1))
+                for _ in range(64):
+                    if not connection.write(1, bytes(4 * MEGABYTE)):
+                        break
+        stop.set()
+    assert_unharmed(server)
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_32_calls_that_do_not_fit_together(start_lossd, declared):
     """Forty times 8 MB at once, and as much to answer, into 128 MB: who waits as told is answered."""
