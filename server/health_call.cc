@@ -1,6 +1,5 @@
 #include "server/health_call.h"
 
-#include "absl/strings/str_cat.h"
 #include "server/wire.h"
 
 namespace lossd {

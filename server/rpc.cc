@@ -3,7 +3,6 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "server/wire.h"
 

@@ -1,7 +1,6 @@
 #include "wire/parse.h"
 
 #include <google/protobuf/descriptor.h>
-#include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/wire_format_lite.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "wire/write.h"
 
 namespace lossd {
 namespace {
@@ -16,19 +16,12 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::internal::WireFormatLite;
-using google::protobuf::io::CodedOutputStream;
 
 constexpr int kMaxVarintBytes = 10, kMaxTagBytes = 5;
 constexpr int kMaxGroupDepth = 1000;  // protobuf refuses less; this only bounds what is copied for it to refuse
 constexpr int64_t kFreeBytes = 1 << 16;
 // One byte of a packed varint becomes an int64, in a field that doubles as it grows, and is then converted.
 constexpr int64_t kGrowth = 24;
-
-void AppendVarint(uint64_t value, std::string& text) {
-  uint8_t bytes[kMaxVarintBytes];
-  const uint8_t* end = CodedOutputStream::WriteVarint64ToArray(value, bytes);
-  text.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(end - bytes));
-}
 
 // Whether messages of this type are walked, rather than copied as they are.
 bool IsWalked(const Descriptor* type) {

@@ -13,13 +13,13 @@ namespace {
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedOutputStream;
 
+}  // namespace
+
 void AppendVarint(uint64_t value, std::string& text) {
   uint8_t bytes[10];
   const uint8_t* end = CodedOutputStream::WriteVarint64ToArray(value, bytes);
   text.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(end - bytes));
 }
-
-}  // namespace
 
 void MessageWriter::TagAndLength(int number, int64_t length) {
   AppendVarint(WireFormatLite::MakeTag(number, WireFormatLite::WIRETYPE_LENGTH_DELIMITED), text_);

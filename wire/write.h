@@ -22,6 +22,9 @@ inline constexpr int64_t kCopiedContentsBytes = 4096;
 // Upper bound of what Tensor() writes beside the contents.
 inline constexpr int64_t kMaxTensorHeadBytes = 256;
 
+// Appends the varint of `value`.
+void AppendVarint(uint64_t value, std::string& text);
+
 // Fields appear in the order of the calls.
 class MessageWriter {
  public:
