@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "server/log.h"
 #include "tests/messages.h"
 #include "tests/raw_http.h"
 
@@ -337,7 +338,10 @@ grpc::health::v1::HealthCheckResponse::ServingStatus HealthOf(const std::shared_
 }
 
 // As main() does.
-void ServerTest::SetUpTestSuite() { absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore); }
+void ServerTest::SetUpTestSuite() {
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  StartLog(LogFormat::kText, "info");  // as main() does, before there are threads that log
+}
 
 void ServerTest::Start(const Config& config) {
   const absl::StatusOr<Config> resolved = Resolve(config);
