@@ -5,13 +5,12 @@
 #include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "server/log.h"
+#include "wire/metadata.h"
 
 namespace lossd {
 namespace {
 
 constexpr char kMethod[] = "Evaluate";
-constexpr char kRequestBytes[] = "lossd-request-bytes";  // what a client may say before it sends the message
-constexpr char kPushback[] = "grpc-retry-pushback-ms";
 constexpr char kPushbackMilliseconds[] = "100";
 
 }  // namespace
@@ -24,7 +23,7 @@ void EvaluateCall::OnStart() {
 
 std::optional<int64_t> EvaluateCall::DeclaredBytes() const {
   int64_t bytes = 0;
-  if (absl::SimpleAtoi(rpc_.Metadata(kRequestBytes), &bytes)) return bytes;
+  if (absl::SimpleAtoi(rpc_.Metadata(kRequestBytesKey), &bytes)) return bytes;
   return std::nullopt;
 }
 
@@ -47,7 +46,7 @@ void EvaluateCall::Compute() {
 }
 
 void EvaluateCall::Fail(const absl::Status& status) {
-  if (evaluation_.may_retry()) rpc_.AddTrailingMetadata(kPushback, kPushbackMilliseconds);
+  if (evaluation_.may_retry()) rpc_.AddTrailingMetadata(kPushbackKey, kPushbackMilliseconds);
   evaluation_.CountRefusal();
   LogRefusal(kMethod, status);
   rpc_.Finish(status);

@@ -51,7 +51,9 @@ void StartLog(LogFormat format, const std::string& level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
-void LogDebug(std::string_view message) { spdlog::debug("{}", message); }
+void LogDebug(absl::FunctionRef<std::string()> message) {
+  if (spdlog::should_log(spdlog::level::debug)) spdlog::debug("{}", message());
+}
 void LogInfo(std::string_view message) { spdlog::info("{}", message); }
 void LogWarning(std::string_view message) { spdlog::warn("{}", message); }
 void LogError(std::string_view message) { spdlog::error("{}", message); }

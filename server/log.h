@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/functional/function_ref.h"
 #include "server/config.h"
 
 namespace lossd {
@@ -13,7 +14,7 @@ namespace lossd {
 void StartLog(LogFormat format, const std::string& level);
 
 // Thread-safe. Control characters in `message` are escaped: an event is always one line.
-void LogDebug(std::string_view message);
+void LogDebug(absl::FunctionRef<std::string()> message);  // called only where it is told
 void LogInfo(std::string_view message);
 void LogWarning(std::string_view message);
 void LogError(std::string_view message);

@@ -115,7 +115,7 @@ class Rpc {
 
 // The completion queue and its threads. One always waits for events; every further one helps while there are many
 // calls: with few, a second thread that waits costs each event a wake-up (1.2 of the latency of a small batch,
-// measured), and with many, one thread alone is the limit.
+// measured), and with many, one thread alone may be the limit.
 class RpcQueue {
  public:
   // Makes the handler of a call. `method`: "/package.Service/Method", of any service, known or not.

@@ -36,7 +36,7 @@ namespace {
 constexpr int kHandshakeTimeoutMs = 10000;
 constexpr int kMaxConcurrentStreams = 1024;  // of one connection
 constexpr int kMaxMetadataBytes = 16384;
-constexpr int kMaxQueueThreads = 8;  // the others compute, and clients need some too
+constexpr int kMaxQueueThreads = 8;  // and half as many as compute: a connection is served by one thread at a time
 // What is received is gRPC's until it is a whole message: a peer may declare 4 GiB and send them, and gRPC looks at the
 // limit of a message's size when all of it is here. Beyond the budget, one message and this, it resets streams.
 constexpr int64_t kConnectionBytes = 64 << 20;
@@ -150,7 +150,7 @@ absl::Status Server::State::StartGrpc() {
   }
   queue.Register(builder);
   grpc = builder.BuildAndStart();
-  if (grpc != nullptr) queue.Serve(std::min(config.threads, kMaxQueueThreads));
+  if (grpc != nullptr) queue.Serve(std::clamp(config.threads / 2, 1, kMaxQueueThreads));
   std::vector<std::string> bound;
   for (size_t i = 0; i < ports.size(); ++i) {
     if (ports[i] == 0) return CannotListen(config.grpc_listen[i]);  // gRPC stops at the first that fails

@@ -101,7 +101,7 @@ void LogRefusal(const char* method, const absl::Status& status) {
   if (absl::IsInternal(status)) {
     LogError(absl::StrCat(method, " failed: ", status.message()));
   } else {
-    LogDebug(absl::StrCat(method, " refused, ", CodeName(status.code()), ": ", status.message()));
+    LogDebug([&] { return absl::StrCat(method, " refused, ", CodeName(status.code()), ": ", status.message()); });
   }
 }
 

@@ -172,6 +172,31 @@ TEST(LoadGeneratorTest, ErrorsAreCountedByCodeAndNotRetried) {
   EXPECT_THAT(LoadText(options, {}, *result), HasSubstr("RESOURCE_EXHAUSTED 10  UNAVAILABLE 10"));
 }
 
+// Who honours a pushback does not come back before its time; who does not, as many times as it likes.
+TEST(LoadGeneratorTest, HonorsThePushback) {
+  constexpr auto kPause = std::chrono::milliseconds(50);
+  std::mutex mutex;
+  std::vector<std::chrono::steady_clock::time_point> refusals;
+  std::vector<std::chrono::steady_clock::duration> pauses;
+  FakeServer fake([&](int call, grpc::ServerContext* context, v1::EvaluateResponse* response) {
+    if (call == 0) return Fill(response);
+    const auto now = std::chrono::steady_clock::now();
+    std::lock_guard<std::mutex> lock(mutex);
+    if (!refusals.empty()) pauses.push_back(now - refusals.back());
+    refusals.push_back(std::chrono::steady_clock::now());
+    context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(kPause.count()));
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full");
+  });
+  LoadOptions options = SmallLoad(fake.target());
+  options.count = 4;
+  options.honor_pushback = true;
+  absl::StatusOr<LoadResult> result = RunSmall(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->counts.num_errors(), 4);
+  ASSERT_EQ(pauses.size(), 3u);
+  for (const auto pause : pauses) EXPECT_GE(pause, kPause);
+}
+
 TEST(LoadGeneratorTest, EveryCallSaysHowLargeItsRequestIs) {
   std::atomic<int> wrong = 0;
   const std::string bytes = absl::StrCat(SerializeRequest(SmallBatch())->Length());
@@ -399,6 +424,9 @@ TEST(LoadOptionsTest, RefusesWithASentence) {
        "--streams must be at least the 3 of --channels"},
       {[](LoadOptions& o) { o.calls = Calls::kStream, o.num_streams = 2, o.concurrency = 1; },
        "--concurrency must be at least the 2 of --streams"},
+      {[](LoadOptions& o) { o.honor_pushback = true; }, nullptr},
+      {[](LoadOptions& o) { o.honor_pushback = true, o.rate = 1; }, "--honor_pushback needs unary calls"},
+      {[](LoadOptions& o) { o.honor_pushback = true, o.calls = Calls::kStream; }, "--honor_pushback needs unary calls"},
       {[](LoadOptions& o) { o.warmup = -absl::Seconds(1); }, "--warmup must not be negative"},
       {[](LoadOptions& o) { o.duration = absl::ZeroDuration(); }, "--duration must be more than 0"},
       {[](LoadOptions& o) { o.count = 0; }, "--count must be at least 1"},

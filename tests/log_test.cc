@@ -101,7 +101,7 @@ TEST(LogTest, Levels) {
   for (const Case& test : cases) {
     SCOPED_TRACE(test.level);
     const std::vector<std::string> lines = LinesOf(LogFormat::kText, test.level, [] {
-      LogDebug("d");
+      LogDebug([] { return std::string("d"); });
       LogInfo("i");
       LogWarning("w");
       LogError("e");

@@ -14,7 +14,7 @@ void LoadCounts::Add(int64_t start, int64_t end, const CallOutcome& outcome) {
   const bool ok = outcome.code == absl::StatusCode::kOk;
   (ok ? answered : failed).Record(end - start);
   ++by_code[std::min(static_cast<size_t>(outcome.code), kNumCodes - 1)];
-  num_pushbacks += outcome.has_pushback ? 1 : 0;
+  num_pushbacks += outcome.pushback ? 1 : 0;
   received_bytes += outcome.received_bytes;
   first_start = std::min(first_start, start);
   last_end = std::max(last_end, end);

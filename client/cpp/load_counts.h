@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "client/cpp/latency_histogram.h"
 
 namespace lossd {
@@ -19,9 +21,9 @@ int64_t SteadyNanos();
 // How one call ended.
 struct CallOutcome {
   absl::StatusCode code = absl::StatusCode::kOk;
-  std::string message;         // of an error
-  int64_t received_bytes = 0;  // of the answer's message
-  bool has_pushback = false;   // the server said when to retry
+  std::string message;                     // of an error
+  int64_t received_bytes = 0;              // of the answer's message
+  std::optional<absl::Duration> pushback;  // the server said when to retry
 };
 
 // Not thread-safe. Plain numbers that add up.

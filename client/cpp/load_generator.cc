@@ -84,7 +84,7 @@ class Load {
         schedule_(options.warmup,
                   options.duration.value_or(options.count ? absl::InfiniteDuration() : kDefaultDuration),
                   options.count) {
-    const LoadRun run = {request, options.timeout, !options.rate, schedule_, in_flight_};
+    const LoadRun run = {request, options.timeout, !options.rate, options.honor_pushback, schedule_, in_flight_};
     const int num_lanes = static_cast<int>(channels.size());
     for (int i = 0; i < num_lanes; ++i) {
       const auto& channel = channels[static_cast<size_t>(i)];
@@ -176,6 +176,9 @@ absl::Status CheckLoadOptions(const LoadOptions& options) {
   if (const int num_slots = NumSlots(options); num_slots < fewest || num_slots > kMaxSlots) {
     return invalid(options.rate ? "--max_outstanding" : "--concurrency", " must be at least the ", fewest, " of ",
                    fewest > options.num_channels ? "--streams" : "--channels", ", and at most ", kMaxSlots);
+  }
+  if (options.honor_pushback && (options.rate || options.calls == Calls::kStream)) {
+    return invalid("--honor_pushback needs unary calls in a closed loop: leave out --rate and --calls=stream");
   }
   if (options.warmup < absl::ZeroDuration()) return invalid("--warmup must not be negative");
   if (options.duration && *options.duration <= absl::ZeroDuration()) return invalid("--duration must be more than 0");

@@ -3,7 +3,8 @@
 // Closed loop: a number of calls are out at any time; one that ends is followed by the next. It finds throughput, and
 // the latency of a client that waits. Open loop: calls arrive on a schedule, whatever became of those before; a latency
 // counts from the scheduled arrival, so that a server which stalls is charged with everything that waited meanwhile
-// (there is no coordinated omission). Calls are never retried: a refusal is a result.
+// (there is no coordinated omission). Calls are never retried: a refusal
+// is a result.
 //
 // The request is serialised once and sent from the same memory by every call; answers are counted, not parsed. What is
 // measured is gRPC and the server.
@@ -35,6 +36,7 @@ struct LoadOptions {
   std::optional<int> concurrency;  // closed loop: calls out at any time, over all channels; unset: as few as possible
   std::optional<double> rate;      // open loop: arrivals a second, evenly spaced, over all channels
   int max_outstanding = 1000;      // open loop: what arrives while so many are out is dropped
+  bool honor_pushback = false;     // closed loop, unary: a loop that is refused waits as long as the server asks
   int frame_bytes = 0;             // HTTP/2 frames that this client takes; 0: as gRPC has it
   absl::Duration warmup = absl::Seconds(1);    // not counted
   std::optional<absl::Duration> duration;      // of what is counted; 10 s if neither this nor count is set

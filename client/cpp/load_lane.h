@@ -21,6 +21,7 @@ struct LoadRun {
   const grpc::ByteBuffer& request;  // of every call; its slices are shared, never copied
   const absl::Duration timeout;
   const bool closed_loop;
+  const bool honor_pushback;
   LoadSchedule& schedule;
   InFlight& in_flight;
 };
@@ -44,6 +45,9 @@ class LoadLane {
   void Free() { run_.in_flight.Done(); }
   // Counts a call that has just ended. Returns the one that takes over its slot; without one the caller frees the slot.
   std::optional<Arrival> Finished(const Arrival& arrival, const CallOutcome& outcome);
+  // Its two halves.
+  void Count(const Arrival& arrival, const CallOutcome& outcome);
+  std::optional<Arrival> Next() const;
 
   const LoadRun run_;
 

@@ -1,21 +1,22 @@
+#include <grpcpp/alarm.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/generic/generic_stub.h>
 
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "client/cpp/load_lane.h"
+#include "client/cpp/unary_call.h"
+#include "wire/metadata.h"
 
 namespace lossd {
 namespace {
 
 constexpr char kMethod[] = "/lossd.v1.LossService/Evaluate";
-constexpr char kPushback[] = "grpc-retry-pushback-ms";
-// Of the request's message: a server may admit a call by it before the message has come.
-constexpr char kRequestBytes[] = "lossd-request-bytes";
 
 // One unary call, and the memory of the next one in its slot.
 class UnaryCall {
@@ -25,7 +26,7 @@ class UnaryCall {
              grpc::CompletionQueue* queue, void* tag) {
     context_.emplace();
     context_->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-    context_->AddMetadata(kRequestBytes, std::to_string(request.Length()));
+    context_->AddMetadata(kRequestBytesKey, std::to_string(request.Length()));
     reader_ = stub.PrepareUnaryCall(&*context_, kMethod, request, queue);
     reader_->StartCall();
     reader_->Finish(&response_, &status_, tag);
@@ -38,7 +39,7 @@ class UnaryCall {
       outcome.received_bytes = static_cast<int64_t>(response_.Length());
     } else {
       outcome.message = status_.error_message();
-      outcome.has_pushback = context_->GetServerTrailingMetadata().count(kPushback) > 0;
+      outcome.pushback = PushbackOf(*context_);
     }
     return outcome;
   }
@@ -84,6 +85,8 @@ class UnaryLane final : public LoadLane {
   struct Slot {
     UnaryCall call;
     Arrival arrival;
+    grpc::Alarm alarm;
+    bool is_waiting = false;  // as long as the server has asked for
   };
 
   void Start(Slot* slot, const Arrival& arrival) {
@@ -98,9 +101,16 @@ class UnaryLane final : public LoadLane {
   }
 
   void End(Slot* slot) {
-    const std::optional<Arrival> next = Finished(slot->arrival, slot->call.Outcome());
-    slot->call.response().Clear();
-    if (next) return Start(slot, *next);
+    if (!std::exchange(slot->is_waiting, false)) {
+      const CallOutcome outcome = slot->call.Outcome();
+      Count(slot->arrival, outcome);
+      slot->call.response().Clear();
+      if (run_.honor_pushback && outcome.pushback) {
+        slot->is_waiting = true;
+        return slot->alarm.Set(&queue_, absl::ToChronoTime(absl::Now() + *outcome.pushback), slot);
+      }
+    }
+    if (const std::optional<Arrival> next = Next()) return Start(slot, *next);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       free_.push_back(slot);

@@ -25,6 +25,8 @@ ABSL_FLAG(std::optional<int32_t>, concurrency, std::nullopt,
           "Closed loop: so many calls, or messages, are out at any time, over all channels; one on each if unset.");
 ABSL_FLAG(std::optional<double>, rate, std::nullopt,
           "Open loop: so many calls arrive each second, evenly spaced; latency counts from the scheduled arrival.");
+ABSL_FLAG(bool, honor_pushback, false,
+          "Closed loop: one that is refused waits as long as the server asks, as clients do; else it calls at once.");
 ABSL_FLAG(int32_t, max_outstanding, 1000, "Open loop: what arrives while so many calls are out is dropped.");
 ABSL_FLAG(int32_t, channels, 1, "Connections, each with a thread of its own here.");
 ABSL_FLAG(int32_t, frame_bytes, 0, "HTTP/2 frames may have so many bytes; 0: as gRPC has it.");
@@ -51,6 +53,7 @@ absl::StatusOr<LoadOptions> OptionsFromFlags() {
   options.num_channels = absl::GetFlag(FLAGS_channels);
   options.concurrency = absl::GetFlag(FLAGS_concurrency);
   options.rate = absl::GetFlag(FLAGS_rate);
+  options.honor_pushback = absl::GetFlag(FLAGS_honor_pushback);
   options.max_outstanding = absl::GetFlag(FLAGS_max_outstanding);
   options.frame_bytes = absl::GetFlag(FLAGS_frame_bytes);
   options.warmup = absl::GetFlag(FLAGS_warmup);
@@ -138,9 +141,9 @@ int RunBench() {
 }
 
 constexpr auto kFlags = [] {
-  constexpr const char* kOwn[] = {"target", "timeout",         "json",     "seed",  "job",     "concurrency",
-                                  "rate",   "max_outstanding", "channels", "calls", "streams", "frame_bytes",
-                                  "warmup", "duration",        "count",    "raw"};
+  constexpr const char* kOwn[] = {"target", "timeout",         "json",     "seed",  "job",           "concurrency",
+                                  "rate",   "max_outstanding", "channels", "calls", "streams",       "frame_bytes",
+                                  "warmup", "duration",        "count",    "raw",   "honor_pushback"};
   std::array<const char*, std::size(kOwn) + std::size(kTensorFlags) + std::size(kSpecFlags)> flags{};
   size_t count = 0;
   for (const char* flag : kOwn) flags[count++] = flag;

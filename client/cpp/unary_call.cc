@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "client/cpp/backoff.h"
 #include "client/cpp/lent_memory.h"
+#include "wire/metadata.h"
 #include "wire/slices.h"
 #include "wire/write.h"
 
@@ -20,9 +21,6 @@ namespace lossd {
 namespace {
 
 constexpr char kMethod[] = "/lossd.v1.LossService/Evaluate";
-// The server admits a call by what its headers say it will send.
-constexpr char kRequestBytes[] = "lossd-request-bytes";
-constexpr char kPushback[] = "grpc-retry-pushback-ms";
 
 struct Reply {
   absl::Status status;
@@ -30,25 +28,13 @@ struct Reply {
   std::optional<absl::Duration> pushback;  // when a server that is full wants to be asked again
 };
 
-std::optional<absl::Duration> PushbackOf(const grpc::ClientContext& context) {
-  const auto& metadata = context.GetServerTrailingMetadata();
-  const auto found = metadata.find(kPushback);
-  int64_t milliseconds = 0;
-  if (found == metadata.end() ||
-      !absl::SimpleAtoi(absl::string_view(found->second.data(), found->second.size()), &milliseconds) ||
-      milliseconds < 0) {
-    return std::nullopt;
-  }
-  return absl::Milliseconds(milliseconds);
-}
-
 // Sends `request` and waits for the end of the call.
 Reply CallOnce(const std::shared_ptr<grpc::Channel>& channel, grpc::CompletionQueue& queue, absl::Time deadline,
                const grpc::ByteBuffer& request) {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(deadline));
-  context.AddMetadata(kRequestBytes, absl::StrCat(request.Length()));
+  context.AddMetadata(kRequestBytesKey, absl::StrCat(request.Length()));
   Reply reply;
   grpc::Status status;
   const auto call = stub.PrepareUnaryCall(&context, kMethod, request, &queue);
@@ -80,6 +66,18 @@ absl::StatusOr<grpc::ByteBuffer> CallPatiently(const Channels& channels, grpc::C
 }
 
 }  // namespace
+
+std::optional<absl::Duration> PushbackOf(const grpc::ClientContext& context) {
+  const auto& metadata = context.GetServerTrailingMetadata();
+  const auto found = metadata.find(kPushbackKey);
+  int64_t milliseconds = 0;
+  if (found == metadata.end() ||
+      !absl::SimpleAtoi(absl::string_view(found->second.data(), found->second.size()), &milliseconds) ||
+      milliseconds < 0) {
+    return std::nullopt;
+  }
+  return absl::Milliseconds(milliseconds);
+}
 
 absl::Status CallEvaluate(const Channels& channels, const Batch& batch, absl::Time deadline, Place place,
                           Evaluation& evaluation) {

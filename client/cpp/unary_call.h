@@ -2,6 +2,10 @@
 #ifndef LOSSD_CLIENT_CPP_UNARY_CALL_H_
 #define LOSSD_CLIENT_CPP_UNARY_CALL_H_
 
+#include <grpcpp/client_context.h>
+
+#include <optional>
+
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/cpp/channels.h"
@@ -19,6 +23,9 @@ absl::Status CallEvaluate(const Channels& channels, const Batch& batch, absl::Ti
 // The other way to answer CallEvaluate(): tensors of their own, in `evaluation`, but for what `options` have memory
 // for.
 absl::StatusOr<Evaluation> CallEvaluate(const Channels& channels, const Batch& batch, const EvaluateOptions& options);
+
+// When the server of a call that was refused, and has ended, wants to be asked again; nothing where it did not say.
+std::optional<absl::Duration> PushbackOf(const grpc::ClientContext& context);
 
 }  // namespace lossd
 
