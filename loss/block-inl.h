@@ -255,7 +255,9 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     V v[kUnroll], e[kUnroll];
     for (size_t k = 0; k < kUnroll; ++k) v[k] = hn::LoadU(d, x + i + k * lanes);
     for (size_t k = 0; k < kUnroll; ++k) e[k] = ScaledExp(d, v[k], origin);
-    for (size_t k = 0; kept != nullptr && k < kUnroll; ++k) hn::Store(e[k], d, kept + i + k * lanes);
+    if (kept != nullptr) {
+      for (size_t k = 0; k < kUnroll; ++k) hn::Store(e[k], d, kept + i + k * lanes);
+    }
     if (HWY_UNLIKELY(place - i < step)) {
       for (size_t k = 0; k < kUnroll; ++k) e[k] = WithoutLane(d, e[k], place - i - k * lanes);
     }
