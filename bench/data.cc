@@ -16,8 +16,8 @@ constexpr float kLogitsDeviation = 3;
 template <typename Body>
 void InChunks(Pool& pool, int64_t count, int64_t chunk, const Body& body) {
   pool.Run([&](Executor& executor) {
-    executor.ForEach((count + chunk - 1) / chunk,
-                     [&](int64_t index, int) { body(index * chunk, std::min(count, (index + 1) * chunk)); });
+    executor.ForEach((count + chunk - 1) / chunk, 1,
+                     [&](int64_t index, int64_t, int) { body(index * chunk, std::min(count, (index + 1) * chunk)); });
   });
 }
 

@@ -166,7 +166,7 @@ TimedCalls InPieces(Pool& pool, size_t n, const Piece& piece) {
     return pool.Run([&](Executor& executor) {
       const auto count = static_cast<int64_t>((n + kChunkWords - 1) / kChunkWords);
       for (int call = 0; call < calls; ++call) {
-        executor.ForEach(count, [&](int64_t index, int) {
+        executor.ForEach(count, 1, [&](int64_t index, int64_t, int) {
           const size_t begin = static_cast<size_t>(index) * kChunkWords;
           piece(begin, std::min(kChunkWords, n - begin));
         });

@@ -40,9 +40,9 @@ LossdCall::LossdCall(Pool& pool, const Problem& problem, int64_t simd_target)
 void LossdCall::EvaluateOnce(Executor& executor) {
   const Plan plan = ValueOrDie(MakePlan(problem_.spec, TypesOf(problem_.inputs)));
   const Weights weights = ValueOrDie(WeighElements(plan, problem_.inputs));
-  executor.ForEach(plan.num_blocks, [&](int64_t block, int worker) {
+  executor.ForEach(plan.num_blocks, plan.run_blocks, [&](int64_t begin, int64_t end, int worker) {
     std::byte* const mine = scratch_.data() + worker * plan.scratch_bytes;
-    blocks_[static_cast<size_t>(block)] = EvaluateBlock(plan, problem_.inputs, weights, block, results_, mine);
+    EvaluateBlocks(plan, problem_.inputs, weights, {begin, end}, results_, mine, blocks_);
   });
   Summarize(plan, weights, blocks_, results_);
 }

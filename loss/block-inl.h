@@ -138,14 +138,6 @@ struct BlockSums {
   double factor = 0;  // FactorOf() the block
 };
 
-// One lane; none if there is no such lane.
-template <class D>
-HWY_INLINE hn::Mask<D> LaneMask(D d, size_t lane) {
-  const hn::RebindToSigned<D> di;
-  const auto wanted = hn::Set(di, static_cast<hn::TFromD<decltype(di)>>(lane));
-  return hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted));
-}
-
 // v, but 0 in one lane.
 template <class D>
 HWY_INLINE hn::Vec<D> WithoutLane(D d, hn::Vec<D> v, size_t lane) {
@@ -229,15 +221,18 @@ class BlockAdder {
   BlockSums sums_;
 };
 
-// Meanwhile, the maximum of the next block is looked for. REQUIRES: |block.max.max| <= kOffsetAbove.
-template <BackgroundKind kKind, typename S, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b, T* kept, MaxScan<D, S>& next) {
+// Meanwhile, the maximum of the next block is looked for, and what `meanwhile` writes is written. It may read `kept`:
+// of each place, before anything new is kept there. REQUIRES: |block.max.max| <= kOffsetAbove.
+template <BackgroundKind kKind, typename S, class Writer, class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b, T* kept, MaxScan<D, S>& next,
+                                const Writer& meanwhile) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
   const V max = hn::Set(d, block.max.max);
   const auto origin = OriginOf(d, max);
   const double factor = FactorOf(d, block.max.max, origin);
   BlockAdder<kKind, D> adder(d, max);
+  Writer writer = meanwhile;
   const auto background_at = [&](size_t i) HWY_ATTR {
     return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
   };
@@ -252,6 +247,7 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     }
     ++terms;
     next.Step();
+    writer.Step();
     V v[kUnroll], e[kUnroll];
     for (size_t k = 0; k < kUnroll; ++k) v[k] = hn::LoadU(d, x + i + k * lanes);
     for (size_t k = 0; k < kUnroll; ++k) e[k] = ScaledExp(d, v[k], origin);
@@ -263,6 +259,7 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     }
     for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, v[k], e[k], background_at(i + k * lanes));
   }
+  writer.Finish();
   for (; i + lanes <= n; i += lanes) {
     const V v = hn::LoadU(d, x + i), e = ScaledExp(d, v, origin);
     if (kept != nullptr) hn::Store(e, d, kept + i);

@@ -8,9 +8,15 @@ namespace lossd {
 namespace {
 
 void Dispatch(const CrossEntropy&, Block& block) { EvaluateSoftmaxLoss(block); }
-void Dispatch(const NegativeLogLikelihood&, Block& block) { EvaluateNegativeLogLikelihood(block); }
-void Dispatch(const KlDivergence&, Block& block) { EvaluateKlDivergence(block); }
-void Dispatch(const BinaryCrossEntropy&, Block& block) { EvaluateBinaryCrossEntropy(block); }
+void Dispatch(const NegativeLogLikelihood&, Block& block) {
+  block.ForEach([&block] { EvaluateNegativeLogLikelihood(block); });
+}
+void Dispatch(const KlDivergence&, Block& block) {
+  block.ForEach([&block] { EvaluateKlDivergence(block); });
+}
+void Dispatch(const BinaryCrossEntropy&, Block& block) {
+  block.ForEach([&block] { EvaluateBinaryCrossEntropy(block); });
+}
 
 }  // namespace
 
@@ -37,12 +43,10 @@ void Block::AddLosses(int64_t first, std::span<const double> losses, const bool*
   }
 }
 
-BlockSummary EvaluateBlock(const Plan& plan, const Inputs& inputs, const Weights& weights, int64_t block,
-                           const Results& results, std::byte* scratch) noexcept {
-  const auto [begin, end] = plan.ElementsOf(block);
-  Block work{plan, inputs, weights, results, begin, end, scratch, {}};
+void EvaluateBlocks(const Plan& plan, const Inputs& inputs, const Weights& weights, Plan::Range blocks,
+                    const Results& results, std::byte* scratch, std::span<BlockSummary> summaries) noexcept {
+  Block work{plan, inputs, weights, results, scratch, blocks, summaries};
   std::visit([&work](const auto& loss) { Dispatch(loss, work); }, plan.spec.loss);
-  return work.summary;
 }
 
 double ReduceLoss(const Weights& weights, double loss_sum) {

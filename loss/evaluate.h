@@ -16,15 +16,30 @@ namespace lossd {
 
 inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// Everything about one block of one call. Elements [begin, end).
+// Everything about the blocks that a thread evaluates together, and about the one it is at: elements [begin, end).
 struct Block {
   const Plan& plan;
   const Inputs& inputs;
   const Weights& weights;
   const Results& results;
-  int64_t begin, end;
-  std::byte* scratch;
-  BlockSummary summary;
+  std::byte* const scratch;
+  const Plan::Range blocks;
+  const std::span<BlockSummary> summaries;
+  int64_t begin = 0, end = 0;
+  BlockSummary summary = {};
+
+  // Goes to each block in turn and calls evaluate().
+  template <typename Evaluate>
+  void ForEach(const Evaluate& evaluate) {
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      const Plan::Range elements = plan.ElementsOf(block);
+      begin = elements.begin;
+      end = elements.end;
+      summary = {};
+      evaluate();
+      summaries[static_cast<size_t>(block)] = summary;
+    }
+  }
 
   // The element's g: dL/d(its loss), sample weight and unit included.
   double Upstream(int64_t element) const {
@@ -69,8 +84,8 @@ inline double MassTimes(double mass, double cost) { return mass == 0 && std::isi
 inline double CrossTerm(double mass, double log_p) { return MassTimes(mass, -log_p); }
 
 // One for each loss; docs/numerics.md says what they compute.
-void EvaluateSoftmaxLoss(Block& block);            // softmax_loss.cc: cross-entropy and all that modifies it
-void EvaluateNegativeLogLikelihood(Block& block);  // pointwise_loss.cc
+void EvaluateSoftmaxLoss(Block& block);  // softmax_loss.cc: cross-entropy and all that modifies it, all blocks
+void EvaluateNegativeLogLikelihood(Block& block);  // pointwise_loss.cc, the block it is at
 void EvaluateKlDivergence(Block& block);
 void EvaluateBinaryCrossEntropy(Block& block);
 

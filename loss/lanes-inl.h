@@ -166,6 +166,14 @@ HWY_INLINE void StreamLanes(hn::Vec<D> v, D d, S* p) {
   hn::Stream(NarrowLanes<S>(d, v), hn::Rebind<uint16_t, D>(), reinterpret_cast<uint16_t*>(p));
 }
 
+// One lane; none if there is no such lane.
+template <class D>
+HWY_INLINE hn::Mask<D> LaneMask(D d, size_t lane) {
+  const hn::RebindToSigned<D> di;
+  const auto wanted = hn::Set(di, static_cast<hn::TFromD<decltype(di)>>(lane));
+  return hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), wanted));
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace lossd
 HWY_AFTER_NAMESPACE();

@@ -3,7 +3,7 @@
 //   absl::StatusOr<Plan> plan = MakePlan(spec, TypesOf(inputs));          // rules about options, types and shapes
 //   absl::StatusOr<Weights> weights = WeighElements(*plan, inputs);       // rules about values; the denominator
 //   for (int64_t b = 0; b < plan->num_blocks; ++b)                        // any order, any number of threads
-//     blocks[b] = EvaluateBlock(*plan, inputs, *weights, b, results, scratch);
+//     EvaluateBlocks(*plan, inputs, *weights, {b, b + 1}, results, scratch, blocks);
 //   Summary summary = Summarize(*plan, *weights, blocks, results);
 //
 // The result has the same bits for every order and number of threads. Everything here is stateless and thread-safe;
@@ -112,11 +112,12 @@ struct Plan {
   int64_t segment_elements = 1;
   int64_t block_elements = 1;
   int64_t num_blocks = 0;
+  int64_t run_blocks = 1;  // so many neighbouring blocks are best evaluated together, if there are enough for everybody
 
   bool stream_gradient = false;  // the logits' gradient is larger than the caches: written past them
 
   int64_t result_bytes = 0;   // of all tensors in `results`
-  int64_t scratch_bytes = 0;  // what EvaluateBlock() needs, for each thread that calls it
+  int64_t scratch_bytes = 0;  // what EvaluateBlocks() needs, for each thread that calls it
 
   struct Range {
     int64_t begin, end;
@@ -160,10 +161,11 @@ struct BlockSummary {
   int64_t nonfinite_count = 0;
 };
 
-// Evaluates the elements of one block into `results` (loss only with Reduction::kNone).
-// REQUIRES: 0 <= block < plan.num_blocks; scratch has plan.scratch_bytes, aligned to 64, used by no other thread.
-BlockSummary EvaluateBlock(const Plan& plan, const Inputs& inputs, const Weights& weights, int64_t block,
-                           const Results& results, std::byte* scratch) noexcept;
+// Evaluates the elements of these blocks into `results` (loss only with Reduction::kNone), and summaries[b] for each.
+// REQUIRES: `blocks` in [0, plan.num_blocks); scratch has plan.scratch_bytes, aligned to 64, used by no other thread;
+// summaries [plan.num_blocks].
+void EvaluateBlocks(const Plan& plan, const Inputs& inputs, const Weights& weights, Plan::Range blocks,
+                    const Results& results, std::byte* scratch, std::span<BlockSummary> summaries) noexcept;
 
 // What the sum of the element losses is reduced to: NaN where the denominator is 0, and any NaN is the same one.
 double ReduceLoss(const Weights& weights, double loss_sum);

@@ -15,6 +15,7 @@
 namespace lossd {
 namespace {
 
+constexpr int64_t kRunLogits = 1 << 20;    // in blocks that are evaluated together
 constexpr int64_t kBlockLogits = 1 << 16;  // logits in one unit of parallel work: long enough to pay for handing it out
 constexpr int64_t kSegmentLogits = 1 << 20;  // logits in a segment, about: enough to pay for a message of its own
 constexpr int64_t kStreamedBytes = 1 << 24;  // a result this large would push everything else out of the caches
@@ -406,7 +407,11 @@ void PlanBlocks(Plan& plan) {
   plan.segment_elements = SegmentElements(plan);
   const int64_t whole = plan.num_elements / plan.segment_elements, rest = plan.num_elements % plan.segment_elements;
   plan.num_blocks = whole * plan.BlocksPerSegment() + (rest + plan.block_elements - 1) / plan.block_elements;
-  plan.scratch_bytes = plan.num_blocks > 0 ? ScratchLayout(plan).total_bytes : 0;
+  if (plan.num_blocks == 0) return;
+  const ScratchLayout layout(plan);
+  plan.scratch_bytes = layout.total_bytes;
+  // What is pending at the end of a run is written with nothing to read meanwhile.
+  if (layout.pending) plan.run_blocks = std::max<int64_t>(kRunLogits / (plan.block_elements * plan.num_classes), 1);
 }
 
 }  // namespace

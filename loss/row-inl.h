@@ -12,7 +12,6 @@
 #define LOSSD_LOSS_ROW_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -24,76 +23,12 @@
 #include "loss/exp-inl.h"
 #include "loss/lanes-inl.h"
 #include "loss/row.h"
+#include "loss/writer-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// Of so many cache lines of the next rows, one is fetched while a gradient is written past the caches.
-inline constexpr size_t kFetchOne = 4;
-
-// How a row is written.
-struct Writing {
-  std::span<const Point> points;  // these entries are their values
-  bool stream = false;
-  size_t first = 0;             // the place in the row of what is written first
-  const char* ahead = nullptr;  // Gradient::ahead, for what is written first
-};
-
-// out_j = map(j), where map(load) makes a vector of what load(pointer) reads of each row.
-template <bool kStream, class D, class Map, typename G>
-HWY_INLINE void MapRowBy(D d, size_t size, const Map& map, const Writing& writing, G* out) {
-  using T = hn::TFromD<D>;
-  const size_t lanes = hn::Lanes(d);
-  const Point* const end = writing.points.data() + writing.points.size();
-  const auto before = [&](const Point& p) { return static_cast<size_t>(p.target) < writing.first; };
-  const Point* point = std::partition_point(writing.points.data(), end, before);
-  constexpr size_t kNowhere = ~size_t{0} / 2;
-  const auto place = [&] { return point == end ? kNowhere : static_cast<size_t>(point->target) - writing.first; };
-  size_t next = place();
-  const auto with_points = [&](hn::Vec<D> v, size_t i, size_t n) HWY_ATTR {
-    while (HWY_UNLIKELY(next - i < n)) {
-      v = hn::IfThenElse(LaneMask(d, next - i), hn::Set(d, static_cast<T>(point->value)), v);
-      ++point;
-      next = place();
-    }
-    return v;
-  };
-  const char* const ahead = writing.ahead;
-  const auto part = [&](size_t i, size_t n) HWY_ATTR {  // n < lanes
-    const auto load = [&](const auto* row) HWY_ATTR { return LoadTail(d, row + i, n); };
-    StoreTail(with_points(map(load), i, n), d, out + i, n);
-  };
-
-  size_t i = 0;
-  if constexpr (kStream) {
-    const size_t bytes = lanes * sizeof(G);
-    // The line that two rows share is no stream; by the time it is written it should be there.
-    if (reinterpret_cast<uintptr_t>(out + size) % bytes != 0) hwy::Prefetch(out + size);
-    const size_t head = (bytes - reinterpret_cast<uintptr_t>(out) % bytes) % bytes / sizeof(G);
-    i = std::min(head, size);
-    if (i > 0) part(0, i);
-  }
-  for (; i + lanes <= size; i += lanes) {
-    const auto v = with_points(map([&](const auto* row) HWY_ATTR { return LoadLanes(d, row + i); }), i, lanes);
-    if constexpr (kStream) {
-      if (ahead != nullptr && i % (kFetchOne * lanes) == 0) FetchToL2(ahead + i * sizeof(G));
-      StreamLanes(v, d, out + i);
-    } else {
-      StoreLanes(v, d, out + i);
-    }
-  }
-  if (i < size) part(i, size - i);
-}
-
-template <class D, class Map, typename G>
-HWY_INLINE void MapRow(D d, size_t size, const Map& map, const Writing& writing, G* out) {
-  if constexpr (hn::MaxLanes(d) * sizeof(G) >= 16) {
-    if (writing.stream) return MapRowBy<true>(d, size, map, writing, out);
-  }
-  MapRowBy<false>(d, size, map, writing, out);
-}
 
 // Whether the vector code holds the coefficient, or needs none: rows of NaN and rows that count nowhere.
 template <typename T>
@@ -144,12 +79,13 @@ HWY_INLINE void MoveBlock(D d, const T* x, size_t n, T offset, T* y) {
       d, n, [&](const auto& load) HWY_ATTR { return hn::Sub(load(x), shift); }, {}, y);
 }
 
-// `copy` is room for a block; it may be the block.
-template <BackgroundKind kKind, typename S, class D, typename T = hn::TFromD<D>>
+// `copy` is room for a block; it may be the block. Meanwhile `writer` writes.
+template <BackgroundKind kKind, typename S, class Writer, class D, typename T = hn::TFromD<D>>
 HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& background, T* copy,
-                            const KeptRow<T>& kept, MaxScan<D, S>& next, RowSums& row) {
+                            const KeptRow<T>& kept, MaxScan<D, S>& next, Writer writer, RowSums& row) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   if (block.max.max == kInfinity) {  // the loss will be NaN; what is left to say is whether the row has NaN
+    writer.Finish();
     return Fold({NanOf(block.x, block.size)}, block, row);
   }
   RowBlock<T> summed = block;
@@ -161,57 +97,9 @@ HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& 
     summed.max.max = 0;
   }
   T* const exps = kept.exps == nullptr ? nullptr : kept.exps + block.offset;
-  const BlockSums sums = SumBlock<kKind, S>(d, summed, background, exps, next);
+  const BlockSums sums = SumBlock<kKind, S>(d, summed, background, exps, next, writer);
   if (exps != nullptr) kept.scales[block.offset / kBlock<T>] = {static_cast<double>(block.max.max), sums.factor};
   Fold(sums, block, row);
-}
-
-// Where in rows [count, num_classes] a block begins.
-struct BlockPlace {
-  size_t row, first;
-};
-
-template <BackgroundKind kKind, typename S>
-HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>> background, RowSums* sums) {
-  using T = ComputeType<S>;
-  const hn::ScalableTag<T> d;
-  const size_t count = static_cast<size_t>(rows.count), size = static_cast<size_t>(rows.num_classes);
-  HWY_ALIGN_MAX T copies[2][kBlock<T>];
-  const auto live = [&](size_t row) {
-    while (row < count && rows.skipped != nullptr && rows.skipped[row]) ++row;
-    return row;
-  };
-  const auto scan = [&](BlockPlace at, T* copy) HWY_ATTR {
-    return MaxScan<hn::ScalableTag<T>, S>(d, rows.x + at.row * size + at.first,
-                                          at.row < count ? std::min(kBlock<T>, size - at.first) : 0, copy);
-  };
-  BlockPlace at{live(0), 0};
-  size_t turn = 0;
-  auto current = scan(at, copies[turn]);
-  auto max = current.Finish();
-  const T* const probabilities = background.probabilities;
-  const T* x = current.values();
-  while (at.row < count) {
-    RowSums& row = sums[at.row];
-    const RowBlock<T> block{x, std::min(kBlock<T>, size - at.first), at.first, max};
-    if (probabilities != nullptr) background.probabilities = probabilities + at.row * size;
-    if (at.first == 0) row = {.max = -std::numeric_limits<double>::infinity()};
-    BlockPlace after{at.row, at.first + block.size};
-    if (after.first == size) after = {live(at.row + 1), 0};
-    auto next = scan(after, copies[1 - turn]);
-    ReduceBlock<kKind>(d, block, background, copies[turn], rows.Kept(at.row), next, row);
-    if (after.row != at.row) row.others = WithoutDust<T>(row.others, rows.num_classes);
-    max = next.Finish();
-    x = next.values();
-    at = after;
-    turn = 1 - turn;
-  }
-}
-
-template <typename S>
-void ReduceRows(const RowRange<S>& rows, const Background<ComputeType<S>>& background, RowSums* sums) {
-  WithKind(KindOf(background),
-           [&](auto kind) HWY_ATTR { ReduceRowsOf<decltype(kind)::value>(rows, background, sums); });
 }
 
 // b, of the classes from `first` on.
@@ -231,10 +119,7 @@ HWY_INLINE void WriteEntries(D d, size_t first, size_t size, double p, const Exp
     const auto entry = [&](const auto& load) HWY_ATTR {
       return GradientEntry<decltype(kind)::value>(d, scale, exp_at(load), s, b, load);
     };
-    const auto* const ahead = static_cast<const char*>(gradient.ahead);
-    const Writing writing{gradient.points, gradient.stream, first,
-                          ahead == nullptr ? ahead : ahead + first * sizeof(G)};
-    MapRow(d, size, entry, writing, dx + first);
+    MapRow(d, size, entry, {gradient.points, gradient.stream, first}, dx + first);
   });
 }
 
@@ -258,33 +143,131 @@ inline double ExpOfDifference(double a, double b) {
   return e == 0 ? 0 : e + e * lost;
 }
 
-// From the exponentials that were kept, which are relative to the maximum of their block.
-template <typename S, typename G>
-HWY_INLINE void ScatterKept(const S* x, size_t num_classes, const Gradient<ComputeType<S>>& gradient, G* dx) {
+// p e_j - t_scale t_j from the exponentials that were kept.
+template <BackgroundKind kKind, class D>
+struct KeptEntry {
+  D d;
+  hn::Vec<D> p, t_scale;
+  Background<hn::TFromD<D>> background;
+  const hn::TFromD<D>* exps;
+
+  template <class Load>
+  HWY_INLINE hn::Vec<D> operator()(const Load& load) const {
+    return GradientEntry<kKind>(d, p, load(exps), t_scale, background, load);
+  }
+};
+
+// Whether what was kept of the row is all that its gradient needs.
+template <typename T>
+bool IsFromKept(const Gradient<T>& gradient) {
+  return gradient.kept.exps != nullptr && (gradient.p_scale != 0 || gradient.t_scale != 0) &&
+         !std::isnan(gradient.p_scale) && FitsIn(gradient);
+}
+
+// Calls function(writer) for the block at `first` of such a row's gradient. What was kept is relative to the maximum of
+// the block; a block that is too far below the row's for that has been written when function(NoWriter()) is called.
+template <BackgroundKind kKind, typename S, typename G, class Function>
+HWY_INLINE void WithKeptWriter(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
+                               const Function& function) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
-  for (size_t first = 0; first < num_classes; first += kBlock<T>) {
-    const size_t size = std::min(kBlock<T>, num_classes - first);
-    const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
-    const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
-    if (!FitsIn<T>(p)) {
-      ScatterFrom(x, first, size, gradient, dx);
-      continue;
-    }
-    const T* const exps = gradient.kept.exps + first;
-    const auto exp_at = [&](const auto& load) HWY_ATTR { return load(exps); };
-    WriteEntries(d, first, size, p * scale.factor, exp_at, gradient, dx);
+  using Entry = KeptEntry<kKind, decltype(d)>;
+  const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
+  const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
+  if (!FitsIn<T>(p)) {
+    ScatterFrom(x, first, size, gradient, dx);
+    return function(NoWriter());
   }
+  const Entry entry{d, hn::Set(d, static_cast<T>(p * scale.factor)), hn::Set(d, static_cast<T>(gradient.t_scale)),
+                    From(gradient.background, first), gradient.kept.exps + first};
+  function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first}, dx + first));
+}
+
+template <typename S, typename G>
+HWY_INLINE void ScatterKept(const S* x, size_t num_classes, const Gradient<ComputeType<S>>& gradient, G* dx) {
+  constexpr size_t kSize = kBlock<ComputeType<S>>;
+  WithKind(KindOf(gradient.background), [&](auto kind) HWY_ATTR {
+    for (size_t first = 0; first < num_classes; first += kSize) {
+      WithKeptWriter<decltype(kind)::value>(x, first, std::min(kSize, num_classes - first), gradient, dx,
+                                            [](auto writer) HWY_ATTR { writer.Finish(); });
+    }
+  });
 }
 
 template <typename S, typename G>
 void ScatterRow(const S* x, int64_t num_classes, const Gradient<ComputeType<S>>& gradient, G* dx) {
   const size_t size = static_cast<size_t>(num_classes);
+  if (IsFromKept(gradient)) return ScatterKept(x, size, gradient, dx);
   if (gradient.p_scale == 0 && gradient.t_scale == 0) return std::fill_n(dx, size, G{}), void();
   if (std::isnan(gradient.p_scale)) return std::fill_n(dx, size, FromDouble<G>(gradient.p_scale)), void();
   if (!FitsIn(gradient)) return ScatterInDouble(x, 1, num_classes, gradient, dx);
-  if (gradient.kept.exps != nullptr) return ScatterKept(x, size, gradient, dx);
   ScatterFrom(x, 0, size, gradient, dx);
+}
+
+// Where in rows [count, num_classes] a block begins.
+struct BlockPlace {
+  size_t row, first;
+};
+
+template <BackgroundKind kKind, typename S>
+HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>> background,
+                             const PendingRows<S>& pending, RowSums* sums) {
+  using T = ComputeType<S>;
+  const hn::ScalableTag<T> d;
+  const size_t count = static_cast<size_t>(rows.count), size = static_cast<size_t>(rows.num_classes);
+  HWY_ALIGN_MAX T copies[2][kBlock<T>];
+  const auto live = [&](size_t row) {
+    while (row < count && rows.skipped != nullptr && rows.skipped[row]) ++row;
+    return row;
+  };
+  const auto scan = [&](BlockPlace at, T* copy) HWY_ATTR {
+    return MaxScan<hn::ScalableTag<T>, S>(d, rows.x + at.row * size + at.first,
+                                          at.row < count ? std::min(kBlock<T>, size - at.first) : 0, copy);
+  };
+  // Whether the gradient of the row that was in this one's place is written while this one is read.
+  const auto is_written_meanwhile = [&](size_t row) {
+    return row < static_cast<size_t>(pending.count) && IsFromKept(pending.gradients[row]);
+  };
+  for (size_t row = 0; row < static_cast<size_t>(pending.count); ++row) {
+    if (row < count && live(row) == row && is_written_meanwhile(row)) continue;
+    ScatterRow(pending.x + row * size, rows.num_classes, pending.gradients[row], pending.dx + row * size);
+  }
+  BlockPlace at{live(0), 0};
+  size_t turn = 0;
+  auto current = scan(at, copies[turn]);
+  auto max = current.Finish();
+  const T* const probabilities = background.probabilities;
+  const T* x = current.values();
+  while (at.row < count) {
+    RowSums& row = sums[at.row];
+    const RowBlock<T> block{x, std::min(kBlock<T>, size - at.first), at.first, max};
+    if (probabilities != nullptr) background.probabilities = probabilities + at.row * size;
+    if (at.first == 0) row = {.max = -std::numeric_limits<double>::infinity()};
+    BlockPlace after{at.row, at.first + block.size};
+    if (after.first == size) after = {live(at.row + 1), 0};
+    auto next = scan(after, copies[1 - turn]);
+    const auto reduce = [&](auto writer) HWY_ATTR {
+      ReduceBlock<kKind>(d, block, background, copies[turn], rows.Kept(at.row), next, writer, row);
+    };
+    if (is_written_meanwhile(at.row)) {
+      WithKeptWriter<kKind>(pending.x + at.row * size, at.first, block.size, pending.gradients[at.row],
+                            pending.dx + at.row * size, reduce);
+    } else {
+      reduce(NoWriter());
+    }
+    if (after.row != at.row) row.others = WithoutDust<T>(row.others, rows.num_classes);
+    max = next.Finish();
+    x = next.values();
+    at = after;
+    turn = 1 - turn;
+  }
+}
+
+template <typename S>
+void ReduceRows(const RowRange<S>& rows, const Background<ComputeType<S>>& background, const PendingRows<S>& pending,
+                RowSums* sums) {
+  WithKind(KindOf(background),
+           [&](auto kind) HWY_ATTR { ReduceRowsOf<decltype(kind)::value>(rows, background, pending, sums); });
 }
 
 template <typename S>

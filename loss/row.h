@@ -76,7 +76,6 @@ struct Gradient {
   Background<T> background;
   std::span<const Point> points;  // in the order of their targets, each target once
   KeptRow<T> kept;                // what `reduce` kept of the very row
-  const void* ahead = nullptr;    // memory to be fetched from meanwhile, if it is streamed; null: none
   bool stream = false;            // write past the caches; the caller fences (FlushStreams())
 };
 
@@ -104,6 +103,16 @@ struct RowRange {
   }
 };
 
+// Rows that have been reduced, and whose gradient dx [count, num_classes] is to be written while the next ones are
+// reduced: reading waits for memory, writing for room in its queues, and the two need little of each other.
+template <typename S>
+struct PendingRows {
+  const S* x = nullptr;                                 // [count, num_classes]
+  const Gradient<ComputeType<S>>* gradients = nullptr;  // [count], of backgrounds of the same kind as the next rows'
+  S* dx = nullptr;                                      // may be x
+  int64_t count = 0;
+};
+
 // The kernels for rows stored as S, of the best SIMD target.
 template <typename S>
 struct RowKernels {
@@ -111,8 +120,10 @@ struct RowKernels {
 
   // sums [count]. Those of skipped rows stay as they are. background.probabilities are the first row's, those of the
   // others follow. Sums of a few thousand terms are kept in T, everything above in double. One pass over memory:
-  // Milakov & Gimelshein, arXiv:1805.02867, by blocks.
-  void (*reduce)(const RowRange<S>& rows, const Background<T>& background, RowSums* sums);
+  // Milakov & Gimelshein, arXiv:1805.02867, by blocks. Meanwhile the pending rows are written, each from what was kept
+  // of it in the place of the row with its number.
+  void (*reduce)(const RowRange<S>& rows, const Background<T>& background, const PendingRows<S>& pending,
+                 RowSums* sums);
 
   // dx [num_classes] may be x.
   void (*scatter)(const S* x, int64_t num_classes, const Gradient<T>& gradient, S* dx);

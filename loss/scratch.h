@@ -77,6 +77,9 @@ struct ScratchLayout {
     const int64_t kept_bytes = compute == DataType::kFloat64 ? RowRange<double>::KeptBytes(plan.num_classes)
                                                              : RowRange<float>::KeptBytes(plan.num_classes);
     kept = Take(gradient && !by_columns && row_bytes <= kMaxKeptBytes, tile_elements * kept_bytes);
+    // Neither the rows nor their targets may be in the scratch, where the next tile's would take their place.
+    pending = kept != kInPlace && layout == RowLayout::kRows && targets == kInPlace && logits_gradient == kInPlace &&
+              gradient.data_type == row_type;
     points = Take(!dense, tile_elements * point_bytes);
   }
 
@@ -86,6 +89,7 @@ struct ScratchLayout {
   }
 
   bool whole_rows;  // outputs of every class are asked for, besides the logits' gradient
+  bool pending;     // the gradient of a tile is written while the next one is read
   bool modified;    // temperature or softcap: rows are rewritten before they are evaluated
   RowLayout layout;
   DataType row_type;  // what the kernels read rows as

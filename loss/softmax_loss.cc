@@ -5,6 +5,7 @@
 #include <cmath>
 #include <compare>
 #include <span>
+#include <utility>
 
 #include "loss/column.h"
 #include "loss/decide.h"
@@ -36,6 +37,13 @@ class SoftmaxLoss {
   }
 
   void Run() {
+    block_.ForEach([this] { EvaluateTiles(); });
+    WritePending();
+    if (plan_.stream_gradient) FlushStreams();
+  }
+
+ private:
+  void EvaluateTiles() {
     for (int64_t element = block_.begin; element < block_.end;) {
       const int64_t inner = plan_.inner_size;
       int64_t count = std::min(layout_.tile_elements, block_.end - element);
@@ -48,10 +56,8 @@ class SoftmaxLoss {
       }
       element += count;
     }
-    if (plan_.stream_gradient) FlushStreams();
   }
 
- private:
   template <typename U>
   U* Part(int64_t offset) {
     return reinterpret_cast<U*>(block_.scratch + offset);
@@ -90,7 +96,7 @@ class SoftmaxLoss {
     background.probabilities = targets;
     RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_.data()};
     if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
-    kernels_.reduce(rows, background, sums_.data());
+    kernels_.reduce(rows, background, std::exchange(pending_, {}), sums_.data());
     DecideTile(first, range.count,
                [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); });
     if (layout_.whole_rows) WriteWholeRows(first, range, x);
@@ -98,11 +104,20 @@ class SoftmaxLoss {
     for (int64_t row = 0; row < range.count; ++row) {
       if (dense) gradients_[row].background.probabilities = targets + row * num_classes;
       gradients_[row].stream = plan_.stream_gradient && layout_.logits_gradient == ScratchLayout::kInPlace;
-      gradients_[row].ahead =
-          layout_.logits == ScratchLayout::kInPlace ? x + (row + range.count) * num_classes : nullptr;
       gradients_[row].kept = rows.Kept(row);
     }
+    if (layout_.pending) {
+      pending_ = {x, gradients_.data(), static_cast<S*>(results_.logits_gradient.data) + range.base, range.count};
+      return;  // written while the next tile is read
+    }
     WriteGradientRows(range, x);
+  }
+
+  void WritePending() {
+    for (int64_t row = 0; row < pending_.count; ++row) {
+      const int64_t offset = row * plan_.num_classes;
+      kernels_.scatter(pending_.x + offset, plan_.num_classes, pending_.gradients[row], pending_.dx + offset);
+    }
   }
 
   void WriteGradientRows(const TileRange& range, const S* x) {
@@ -507,6 +522,7 @@ class SoftmaxLoss {
   Background<T> background_;  // of every row, but for its probabilities
   bool reads_every_row_ = false;
   bool plain_ = false;
+  PendingRows<S> pending_;
   int64_t copied_ = -1;  // the first element of the tile that was copied while the one before was computed
 
   // Of the rows of a tile.

@@ -39,11 +39,15 @@ double ScalarOf(const MutableTensorView& tensor) {
                                                      : double{*static_cast<const float*>(tensor.data)};
 }
 
+// Of so many blocks' rows of a tensor.
+int64_t WindowBytes(const Plan& plan, int64_t num_blocks, const TensorType& type) {
+  return num_blocks * plan.block_elements * plan.num_classes * SizeOf(type.data_type);
+}
+
 // The tensors that can be read block by block: those with a row for each element, one after the other.
 InputSet<bool> RowTensors(const Plan& plan) {
   InputSet<bool> tensors{};
-  const int64_t block_bytes = plan.block_elements * plan.num_classes * SizeOf(plan.inputs.logits.data_type);
-  if (plan.inner_size != 1 || block_bytes > kMaxWindowBytes) return tensors;
+  if (plan.inner_size != 1 || WindowBytes(plan, 1, plan.inputs.logits) > kMaxWindowBytes) return tensors;
   tensors.logits = true;
   // Class indices are read before the rows are.
   tensors.targets = IsFloat(plan.inputs.targets.data_type) && plan.inputs.targets.shape == plan.inputs.logits.shape;
@@ -113,8 +117,12 @@ absl::Status Evaluation::Admit() {
   window_ = {};
   if (by_rows.logits && request_.contents.logits.scattered) window_.logits = true;
   if (by_rows.targets && request_.contents.targets.scattered) window_.targets = true;
+  // No thread is given more at once, see Executor::ForEach().
+  const int64_t longest = plan_.num_blocks / (2 * context_.executor.threads());
+  const int64_t fitting = window_.logits ? kMaxWindowBytes / WindowBytes(plan_, 1, plan_.inputs.logits) : longest;
+  run_blocks_ = std::max<int64_t>(std::min({plan_.run_blocks, longest, fitting}), 1);
   const auto window_bytes = [this](bool wanted, const TensorType& type) {
-    return wanted ? RoundUp(plan_.block_elements * plan_.num_classes * SizeOf(type.data_type)) : 0;
+    return wanted ? RoundUp(WindowBytes(plan_, run_blocks_, type)) : 0;
   };
   thread_bytes_ = RoundUp(plan_.scratch_bytes) + window_bytes(window_.logits, plan_.inputs.logits) +
                   window_bytes(window_.targets, plan_.inputs.targets);
@@ -165,7 +173,7 @@ absl::StatusOr<MessageWriter> Evaluation::EvaluateOrThrow() {
   Results results;
   if (absl::Status status = AllocateResults(answer, results); !status.ok())
     return Refuse(Refusal::kMemory, std::move(status));
-  absl::StatusOr<std::vector<BlockSummary>> blocks = EvaluateBlocks(*weights, results);
+  absl::StatusOr<std::vector<BlockSummary>> blocks = Compute(*weights, results);
   if (!blocks.ok()) return blocks.status();
 
   answer.summary = Summarize(plan_, *weights, *blocks, results);
@@ -197,17 +205,18 @@ absl::Status Evaluation::AllocateResults(Answer& answer, Results& results) {
   return status;
 }
 
-absl::StatusOr<std::vector<BlockSummary>> Evaluation::EvaluateBlocks(const Weights& weights, const Results& results) {
+absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& weights, const Results& results) {
   absl::StatusOr<Buffer> scratch = Buffer::Allocate(thread_bytes_ * context_.executor.threads());
   if (!scratch.ok()) return Refuse(Refusal::kMemory, scratch.status());
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan_.num_blocks));
   std::atomic<bool> skipped = false;
-  context_.executor.ForEach(plan_.num_blocks, [&](int64_t block, int worker) {
+  context_.executor.ForEach(plan_.num_blocks, run_blocks_, [&](int64_t begin, int64_t end, int worker) {
     if (!rpc_.CheckAlive().ok()) skipped.store(true, std::memory_order_relaxed);
     if (skipped.load(std::memory_order_relaxed)) return;
     std::byte* const mine = scratch->data() + worker * thread_bytes_;
-    const Inputs inputs = ReadWindow(block, mine + RoundUp(plan_.scratch_bytes));
-    blocks[static_cast<size_t>(block)] = EvaluateBlock(plan_, inputs, weights, block, results, mine);
+    const Plan::Range run = {begin, end};
+    const Inputs inputs = ReadWindow(run, mine + RoundUp(plan_.scratch_bytes));
+    EvaluateBlocks(plan_, inputs, weights, run, results, mine, blocks);
   });
   // What was skipped stays skipped, even if the clock has been set back since.
   if (skipped.load(std::memory_order_relaxed)) {
@@ -217,17 +226,17 @@ absl::StatusOr<std::vector<BlockSummary>> Evaluation::EvaluateBlocks(const Weigh
   return blocks;
 }
 
-// The inputs as one block sees them: of the tensors that are read block by block, its rows only, copied to `memory`.
-Inputs Evaluation::ReadWindow(int64_t block, std::byte* memory) const {
+// The inputs as a run of blocks sees them: of the tensors that are read by rows, its rows only, copied to `memory`.
+Inputs Evaluation::ReadWindow(Plan::Range blocks, std::byte* memory) const {
   Inputs inputs = request_.inputs;
-  const auto [begin, end] = plan_.ElementsOf(block);
-  const auto read = [&, begin = begin, end = end](bool wanted, const Contents& contents, TensorView& view) {
+  const int64_t begin = plan_.ElementsOf(blocks.begin).begin, end = plan_.ElementsOf(blocks.end - 1).end;
+  const auto read = [&](bool wanted, const Contents& contents, TensorView& view) {
     if (!wanted) return;
     const int64_t row_bytes = plan_.num_classes * SizeOf(view.type.data_type), offset = begin * row_bytes;
     request_.message.CopyTo(*contents.scattered + offset, (end - begin) * row_bytes, memory);
     // Rows are found from where the tensor begins, wherever that would be.
     view.data = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(memory) - static_cast<uintptr_t>(offset));
-    memory += RoundUp(plan_.block_elements * row_bytes);
+    memory += RoundUp(WindowBytes(plan_, run_blocks_, view.type));
   };
   read(window_.logits, request_.contents.logits, inputs.logits);
   read(window_.targets, request_.contents.targets, inputs.targets);

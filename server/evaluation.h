@@ -60,8 +60,8 @@ class Evaluation {
   absl::StatusOr<MessageWriter> EvaluateOrThrow();
   bool IsInPlace() const;  // the logits are gathered, and overwritten by their gradient
   absl::Status AllocateResults(Answer& answer, Results& results);
-  absl::StatusOr<std::vector<BlockSummary>> EvaluateBlocks(const Weights& weights, const Results& results);
-  Inputs ReadWindow(int64_t block, std::byte* memory) const;
+  absl::StatusOr<std::vector<BlockSummary>> Compute(const Weights& weights, const Results& results);
+  Inputs ReadWindow(Plan::Range blocks, std::byte* memory) const;
   void RecordBatch(const Summary& summary, double loss);
 
   const ServiceContext& context_;
@@ -73,6 +73,7 @@ class Evaluation {
   Request request_;
   Plan plan_;
   InputSet<bool> window_{};   // read from the slices of the message, one block at a time
+  int64_t run_blocks_ = 1;    // that are evaluated together
   int64_t thread_bytes_ = 0;  // scratch and window of each thread
 };
 

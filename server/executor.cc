@@ -19,7 +19,7 @@ namespace tbb = oneapi::tbb;
 namespace {
 
 // Indices [next, end).
-struct alignas(64) Run {
+struct alignas(64) Share {
   std::atomic<int64_t> next;
   int64_t end;
 };
@@ -68,22 +68,27 @@ void Executor::Submit(std::function<void()> work) {
   });
 }
 
-void Executor::ForEach(int64_t count, const std::function<void(int64_t, int)>& body) {
+void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(int64_t, int64_t, int)>& body) {
   const int workers = static_cast<int>(std::min<int64_t>(count, pool_->threads));
-  // Each worker begins with a run of neighbours, whose memory follows one another, and then helps with what is left of
-  // the others'.
-  absl::FixedArray<Run, 64> runs(static_cast<size_t>(std::max(workers, 1)));
+  // Each worker begins with a share of neighbours, whose memory follows one another, and then helps with what is left
+  // of the others'.
+  absl::FixedArray<Share, 64> shares(static_cast<size_t>(std::max(workers, 1)));
   for (int i = 0; i < workers; ++i) {
-    runs[static_cast<size_t>(i)].next = count * i / workers;
-    runs[static_cast<size_t>(i)].end = count * (i + 1) / workers;
+    shares[static_cast<size_t>(i)].next = count * i / workers;
+    shares[static_cast<size_t>(i)].end = count * (i + 1) / workers;
   }
   // Release after, acquire before: see Submit().
   std::atomic<int> order{0};
   const auto work = [&](int worker) {
     order.fetch_add(1, std::memory_order_acquire);
     for (int i = 0; i < workers; ++i) {
-      Run& run = runs[static_cast<size_t>((worker + i) % workers)];
-      for (int64_t index = run.next++; index < run.end; index = run.next++) body(index, worker);
+      Share& share = shares[static_cast<size_t>((worker + i) % workers)];
+      for (int64_t begin = share.next; begin < share.end;) {
+        const int64_t end = begin + std::clamp<int64_t>((share.end - begin) / 2, 1, longest);
+        if (!share.next.compare_exchange_weak(begin, end)) continue;
+        body(begin, end, worker);
+        begin = share.next;
+      }
     }
     order.fetch_add(1, std::memory_order_release);
   };

@@ -23,11 +23,12 @@ class Executor {
   // Runs `work` on a thread of the pool, soon, roughly in the order of submission. `work` must not throw.
   void Submit(std::function<void()> work);
 
-  // Calls body(index, worker) once for each index in [0, count), on as many threads as are free, and returns when all
-  // calls have returned. Two calls that run at the same time have different workers in [0, threads()); everything the
-  // caller wrote before is visible to them, and what they wrote is visible after. `body` must not throw.
-  // REQUIRES: called from `work` of Submit(). A single index runs on the calling thread, and wakes nobody.
-  void ForEach(int64_t count, const std::function<void(int64_t index, int worker)>& body);
+  // Calls body(begin, end, worker) for runs of neighbours that make up [0, count), on as many threads as are free, and
+  // returns when all calls have returned. A run is shorter than `longest` where others would have nothing left to do.
+  // Two calls at the same time have different workers in [0, threads()); everything the caller wrote before is visible
+  // to them, and what they wrote is visible after. `body` must not throw. A single index runs on the calling thread,
+  // and wakes nobody. REQUIRES: longest >= 1; called from `work` of Submit().
+  void ForEach(int64_t count, int64_t longest, const std::function<void(int64_t begin, int64_t end, int worker)>& body);
 
  private:
   struct Pool;

@@ -39,7 +39,7 @@ constexpr int kMaxMetadataBytes = 16384;
 constexpr int kMaxQueueThreads = 8;  // and half as many as compute: a connection is served by one thread at a time
 // What is received is gRPC's until it is a whole message: a peer may declare 4 GiB and send them, and gRPC looks at the
 // limit of a message's size when all of it is here. Beyond the budget, one message and this, it resets streams.
-constexpr int64_t kConnectionBytes = 64 << 20;
+constexpr int64_t kConnectionBytes = 128 << 20;
 constexpr absl::Duration kQuiet = absl::Milliseconds(500);
 constexpr auto kShutdownGrace = std::chrono::milliseconds(500);
 

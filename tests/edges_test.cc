@@ -58,7 +58,8 @@ void ExpectLastElementIsRight(const Shape& logits_shape, int64_t num_classes, in
   Weights weights;
   const Results results{.loss = losses.mutable_view(), .logits_gradient = gradient.mutable_view()};
   OwnedTensor scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
-  EvaluateBlock(plan, inputs, weights, plan.num_blocks - 1, results, scratch.data());
+  std::vector<BlockSummary> blocks(static_cast<size_t>(plan.num_blocks));
+  EvaluateBlocks(plan, inputs, weights, {plan.num_blocks - 1, plan.num_blocks}, results, scratch.data(), blocks);
 
   const double others = static_cast<double>(num_classes - 1) * std::exp(-3.0);
   EXPECT_NEAR(FloatAt(losses.view(), num_elements - 1), std::log1p(others), 1e-6);
@@ -130,7 +131,7 @@ TEST(EdgesTest, OneFiniteLogitAtEveryPositionOfALongRow) {
     for (int64_t place = 0; place < kClasses; place += place < 4200 || place > kClasses - 4200 ? 1 : step) {
       row[static_cast<size_t>(place)] = -1e30f;
       RowSums sums;
-      RowKernelsOf<float>().reduce({row.data(), kClasses}, {}, &sums);
+      RowKernelsOf<float>().reduce({row.data(), kClasses}, {}, {}, &sums);
       row[static_cast<size_t>(place)] = -kInf;
       ASSERT_EQ(sums.max, -1e30f) << target << ' ' << place;
       ASSERT_EQ(sums.others, 0) << target << ' ' << place;

@@ -82,9 +82,9 @@ TEST(EvaluateTest, GradientMayOverwriteTheLogits) {
   in_place.loss = loss.mutable_view();
   in_place.logits_gradient = {batch.logits.data(), batch.logits.type()};
   OwnedTensor scratch({DataType::kInt8, Shape{apart.plan.scratch_bytes}});
-  for (int64_t b = 0; b < apart.plan.num_blocks; ++b) {
-    EvaluateBlock(apart.plan, batch.inputs(), apart.weights, b, in_place, scratch.data());
-  }
+  std::vector<BlockSummary> blocks(static_cast<size_t>(apart.plan.num_blocks));
+  EvaluateBlocks(apart.plan, batch.inputs(), apart.weights, {0, apart.plan.num_blocks}, in_place, scratch.data(),
+                 blocks);
   EXPECT_EQ(batch.logits.Bits(), apart.results.logits_gradient.Bits());
 }
 

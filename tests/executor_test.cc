@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 namespace lossd {
@@ -29,11 +30,19 @@ TEST_P(ExecutorTest, Threads) { EXPECT_EQ(Executor(GetParam()).threads(), GetPar
 TEST_P(ExecutorTest, EveryIndexOnce) {
   Executor executor(GetParam());
   for (const int64_t count : {0, 1, 2, 3, 8, 1000, 10007}) {
-    SCOPED_TRACE(count);
-    std::vector<int> calls(static_cast<size_t>(count), 0);  // plain ints: what bodies write is visible after
-    SubmitAndWait(executor,
-                  [&] { executor.ForEach(count, [&](int64_t index, int) { ++calls[static_cast<size_t>(index)]; }); });
-    EXPECT_EQ(calls, std::vector<int>(static_cast<size_t>(count), 1));
+    for (const int64_t longest : {1, 2, 16, 100000}) {
+      SCOPED_TRACE(absl::StrCat(count, " in runs of at most ", longest));
+      std::vector<int> calls(static_cast<size_t>(count), 0);  // plain ints: what bodies write is visible after
+      std::atomic<int> wrong = 0;
+      SubmitAndWait(executor, [&] {
+        executor.ForEach(count, longest, [&](int64_t begin, int64_t end, int) {
+          wrong += end <= begin || end - begin > longest ? 1 : 0;
+          for (int64_t i = begin; i < end; ++i) ++calls[static_cast<size_t>(i)];
+        });
+      });
+      EXPECT_EQ(calls, std::vector<int>(static_cast<size_t>(count), 1));
+      EXPECT_EQ(wrong, 0);
+    }
   }
 }
 
@@ -70,7 +79,7 @@ TEST_P(ExecutorTest, WorkersAreInRangeAndDistinctAmongConcurrentCalls) {
   for (int i = 0; i < kSubmissions; ++i) {
     Workers& workers = *loops.emplace_back(std::make_unique<Workers>(GetParam()));
     executor.Submit([&] {
-      executor.ForEach(100, [&](int64_t, int worker) { workers.Visit(worker); });
+      executor.ForEach(100, 1, [&](int64_t, int64_t, int worker) { workers.Visit(worker); });
       done.count_down();
     });
   }
@@ -87,8 +96,8 @@ TEST_P(ExecutorTest, TheWorkerIsInRangeInEveryNewExecutor) {
     Executor executor(GetParam());
     Workers workers(GetParam());
     SubmitAndWait(executor, [&] {
-      executor.ForEach(1, [&](int64_t, int worker) { workers.Visit(worker); });
-      executor.ForEach(2, [&](int64_t, int worker) { workers.Visit(worker); });
+      executor.ForEach(1, 1, [&](int64_t, int64_t, int worker) { workers.Visit(worker); });
+      executor.ForEach(2, 1, [&](int64_t, int64_t, int worker) { workers.Visit(worker); });
     });
     ASSERT_EQ(workers.out_of_range(), 0) << "in round " << round;
   }
@@ -103,7 +112,7 @@ TEST_P(ExecutorTest, ManySubmissionsEachWithItsLoop) {
   for (size_t i = 0; i < kSubmissions; ++i) {
     executor.Submit([&, i] {
       std::vector<int64_t> parts(kIndices, 0);
-      executor.ForEach(kIndices, [&](int64_t index, int) { parts[static_cast<size_t>(index)] = index; });
+      executor.ForEach(kIndices, 1, [&](int64_t index, int64_t, int) { parts[static_cast<size_t>(index)] = index; });
       for (const int64_t part : parts) sums[i] += part;
       done.count_down();
     });
@@ -124,7 +133,7 @@ TEST_P(ExecutorTest, ALoopNeverRunsAnotherSubmissionInside) {
       thread_local bool in_loop = false;
       if (in_loop) ++nested;
       in_loop = true;
-      executor.ForEach(64, [](int64_t, int) { std::this_thread::yield(); });
+      executor.ForEach(64, 1, [](int64_t, int64_t, int) { std::this_thread::yield(); });
       in_loop = false;
       done.count_down();
     });
@@ -162,7 +171,7 @@ TEST_P(ExecutorTest, TheDestructorWaitsForEverythingSubmitted) {
     Executor executor(GetParam());
     for (size_t i = 0; i < kSubmissions; ++i) {
       executor.Submit([&executor, &loops, i] {
-        executor.ForEach(3, [](int64_t, int) { std::this_thread::yield(); });
+        executor.ForEach(3, 1, [](int64_t, int64_t, int) { std::this_thread::yield(); });
         loops[i] = 1;
       });
     }
@@ -187,7 +196,7 @@ TEST_P(ExecutorTest, TheCallerSeesNothingRunOnItsOwnThread) {
   std::atomic<bool> mine = false;
   const std::thread::id caller = std::this_thread::get_id();
   SubmitAndWait(executor, [&] {
-    executor.ForEach(20, [&](int64_t, int) {
+    executor.ForEach(20, 1, [&](int64_t, int64_t, int) {
       if (std::this_thread::get_id() == caller) mine = true;
     });
   });
@@ -198,7 +207,8 @@ TEST(SeveralExecutorsTest, WorkAtOnce) {
   Executor one(1), two(2), seven(7);
   for (Executor* executor : {&one, &two, &seven}) {
     Workers workers(executor->threads());
-    SubmitAndWait(*executor, [&] { executor->ForEach(500, [&](int64_t, int worker) { workers.Visit(worker); }); });
+    SubmitAndWait(*executor,
+                  [&] { executor->ForEach(500, 1, [&](int64_t, int64_t, int worker) { workers.Visit(worker); }); });
     EXPECT_EQ(workers.out_of_range(), 0) << executor->threads();
     EXPECT_EQ(workers.shared(), 0) << executor->threads();
   }

@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+#include <tuple>
 
 #include "tests/batch.h"
 
@@ -91,6 +93,69 @@ void ExpectChunksEqualWhole(const Batch& batch) {
     }
     EXPECT_NEAR(loss_sum / whole.summary.loss_sum, 1, 1e-12) << split.name;
   }
+}
+
+// Rows of every kind: some that nothing is kept of, some whose blocks are too far apart for what is kept.
+Batch HostileRows(int64_t num_classes, DataType targets, DataType type) {
+  std::mt19937_64 random(3);
+  const int64_t count = 6 * 65536 / num_classes + 1;
+  Batch batch = testing::RandomBatch(
+      {.type = type, .target_type = targets, .outer = {count}, .num_classes = num_classes, .ignore_some = true},
+      random);
+  constexpr double kInfinity = std::numeric_limits<double>::infinity(), kNan = std::numeric_limits<double>::quiet_NaN();
+  const double large = type == DataType::kFloat16 ? 6e4 : 1e38;
+  for (int64_t row = 0; row < count; ++row) {
+    const int64_t first = row * num_classes, last = first + num_classes - 1;
+    const double values[] = {kNan, kInfinity, -kInfinity, large, -large, 300};
+    if (const int64_t kind = row % 11; kind < 6) batch.logits.set(row % 2 == 0 ? last : first, values[kind]);
+    for (int64_t i = first; row % 11 == 7 && i <= last; ++i) batch.logits.set(i, -kInfinity);
+    for (int64_t i = first; row % 11 == 8 && i <= last; ++i) batch.logits.set(i, large);
+    for (int64_t i = first; row % 11 == 9 && i < last; ++i) batch.logits.set(i, -100);
+  }
+  batch.spec.outputs = {Output::kLogitsGradient};
+  return batch;
+}
+
+// The bits of the gradient, and of the losses, where the blocks are evaluated in runs of so many.
+std::string BitsInRuns(const Batch& batch, const Outcome& whole, int64_t run, bool stream, int misalignment) {
+  Plan plan = whole.plan;
+  plan.stream_gradient = stream;
+  OwnedTensor gradient(plan.results.logits_gradient, misalignment), loss(plan.results.loss);
+  OwnedTensor scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
+  const Results results{.loss = loss.mutable_view(), .logits_gradient = gradient.mutable_view()};
+  std::vector<BlockSummary> blocks(static_cast<size_t>(plan.num_blocks));
+  for (int64_t begin = 0; begin < plan.num_blocks; begin += run) {
+    const Plan::Range range = {begin, std::min(begin + run, plan.num_blocks)};
+    EvaluateBlocks(plan, batch.inputs(), whole.weights, range, results, scratch.data(), blocks);
+  }
+  Summarize(plan, whole.weights, blocks, results);
+  return loss.Bits() + gradient.Bits();
+}
+
+// The gradient of a row is written while another one is read, or alone: where nothing follows it in its run.
+TEST(InvarianceTest, AnyRuns) {
+  testing::ForEachSimdTarget([](const char* target) {
+    for (const auto& [targets, type] : {std::pair(DataType::kInt32, DataType::kFloat32),
+                                        {DataType::kInt32, DataType::kFloat64},
+                                        {DataType::kInt32, DataType::kBfloat16},
+                                        {DataType::kInt32, DataType::kFloat16},
+                                        {DataType::kFloat32, DataType::kFloat32}}) {
+      for (const int64_t num_classes : {129, 1003, 20001}) {
+        for (const double smoothing : {0.0, 0.1}) {
+          Batch batch = HostileRows(num_classes, targets, type);
+          std::get<CrossEntropy>(batch.spec.loss).label_smoothing = smoothing;
+          const Outcome whole = testing::Evaluate(batch).value();
+          ASSERT_GE(whole.plan.num_blocks, 6);
+          ASSERT_GT(whole.plan.run_blocks, 1);
+          const std::string alone = BitsInRuns(batch, whole, 1, false, 0);
+          for (const auto& [run, stream, misalignment] : {std::tuple(2, false, 0), {3, true, 0}, {99, true, 8}}) {
+            EXPECT_EQ(BitsInRuns(batch, whole, run, stream, misalignment) == alone, true)
+                << target << ' ' << Name(type) << ' ' << num_classes << ' ' << run;
+          }
+        }
+      }
+    }
+  });
 }
 
 TEST(InvarianceTest, AnyChunksInAnyOrder) {

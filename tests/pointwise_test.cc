@@ -269,9 +269,8 @@ TEST(PointwiseTest, StreamedGradientsAreTheSame) {
           plan.stream_gradient = stream;
           testing::OwnedTensor& out = stream ? gradient : want;
           const Results results{.loss = losses.mutable_view(), .logits_gradient = out.mutable_view()};
-          for (int64_t b = 0; b < plan.num_blocks; ++b) {
-            EvaluateBlock(plan, batch.inputs(), plain.weights, b, results, scratch.data());
-          }
+          std::vector<BlockSummary> blocks(static_cast<size_t>(plan.num_blocks));
+          EvaluateBlocks(plan, batch.inputs(), plain.weights, {0, plan.num_blocks}, results, scratch.data(), blocks);
         }
         for (int64_t i = 0; i < want.size(); ++i) ASSERT_EQ(gradient.at(i), want.at(i)) << target << ' ' << i;
       }

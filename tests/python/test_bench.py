@@ -53,7 +53,7 @@ def test_types(lossd, data_type, bytes_each):
 
 def test_refusals_are_counted(start_lossd):
     """With no room for two at once, some are refused, each with a time to retry."""
-    lossd = start_lossd("--max_message_bytes=4200000", "--memory_budget_bytes=9000000")
+    lossd = start_lossd("--max_message_bytes=4200000", "--memory_budget_bytes=12000000")
     result = bench_json(lossd.grpc, "--generate=1024x1000", "--outputs=logits_gradient", "--concurrency=8",
                         "--duration=1s")
     assert result["answered"] > 0 and set(result["errors"]) <= {"RESOURCE_EXHAUSTED"}

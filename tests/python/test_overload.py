@@ -17,7 +17,7 @@ from test_faults import assert_unharmed
 from test_hostile_wire import MEGABYTE, assert_memory_comes_back, resident
 
 PUSHBACK = "grpc-retry-pushback-ms"
-CONNECTION_BYTES = 64 * MEGABYTE  # of gRPC's own, beyond budget and one message
+CONNECTION_BYTES = 128 * MEGABYTE  # of gRPC's own, beyond budget and one message
 SLACK = 100 * MEGABYTE
 
 

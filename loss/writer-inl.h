@@ -1,0 +1,159 @@
+// Writes a row, or a part of one, for one SIMD target.
+
+#if defined(LOSSD_LOSS_WRITER_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LOSSD_LOSS_WRITER_INL_H_
+#undef LOSSD_LOSS_WRITER_INL_H_
+#else
+#define LOSSD_LOSS_WRITER_INL_H_
+#endif
+
+#include <hwy/cache_control.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "loss/lanes-inl.h"
+#include "loss/row.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lossd {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// How a row is written.
+struct Writing {
+  std::span<const Point> points;  // these entries are their values
+  bool stream = false;
+  size_t first = 0;  // the place in the row of what is written first
+};
+
+// out_j = map(j), where map(load) makes a vector of what load(pointer) reads of each row; a step of vectors at a time,
+// so that it can be done while another row is read. A step may write what the map has read of it, but nothing else.
+template <class D, class Map, typename G>
+class RowWriter {
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+ public:
+  HWY_INLINE RowWriter(D d, size_t size, const Map& map, const Writing& writing, G* out)
+      : d_(d),
+        map_(map),
+        out_(out),
+        size_(size),
+        first_(writing.first),
+        point_(writing.points.data()),
+        end_(writing.points.data() + writing.points.size()),
+        stream_(kCanStream && writing.stream) {
+    point_ =
+        std::partition_point(point_, end_, [this](const Point& p) { return static_cast<size_t>(p.target) < first_; });
+    FindPlace();
+    if (!stream_) return;
+    const size_t bytes = hn::Lanes(d_) * sizeof(G);
+    // The line that two rows share is no stream; by the time it is written it should be there.
+    if (reinterpret_cast<uintptr_t>(out_ + size_) % bytes != 0) hwy::Prefetch(out_ + size_);
+    const size_t head = (bytes - reinterpret_cast<uintptr_t>(out_) % bytes) % bytes / sizeof(G);
+    WritePart(std::min(head, size_));
+  }
+
+  // A step, or what is left of one. After n steps at least n times kSteps vectors have been read, and written.
+  HWY_INLINE void Step() {
+    const size_t lanes = hn::Lanes(d_), step = kSteps * lanes;
+    if (HWY_UNLIKELY(next_ + step > size_)) return WriteRest();
+    if (HWY_UNLIKELY(place_ - next_ < step)) {
+      for (const size_t end = next_ + step; next_ < end; next_ += lanes) WriteVector();
+      return;
+    }
+    V v[kSteps];
+    for (size_t k = 0; k < kSteps; ++k) v[k] = At(next_ + k * lanes);
+    if (stream_) {
+      for (size_t k = 0; k < kSteps; ++k) Stream(v[k], out_ + next_ + k * lanes);
+    } else {
+      for (size_t k = 0; k < kSteps; ++k) StoreLanes(v[k], d_, out_ + next_ + k * lanes);
+    }
+    next_ += step;
+  }
+
+  // Does what is left.
+  HWY_INLINE void Finish() {
+    while (next_ + kSteps * hn::Lanes(d_) <= size_) Step();
+    WriteRest();
+  }
+
+ private:
+  static constexpr size_t kSteps = 4;
+  static constexpr bool kCanStream = hn::MaxLanes(D()) * sizeof(G) >= 16;
+
+  HWY_INLINE V At(size_t i) const {
+    return map_([&](const auto* row) HWY_ATTR { return LoadLanes(d_, row + i); });
+  }
+
+  HWY_INLINE void Stream(V v, G* out) const {
+    if constexpr (kCanStream) StreamLanes(v, d_, out);
+  }
+
+  HWY_INLINE void WriteRest() {
+    const size_t lanes = hn::Lanes(d_);
+    for (; next_ + lanes <= size_; next_ += lanes) WriteVector();
+    WritePart(size_ - next_);
+  }
+
+  HWY_INLINE void WriteVector() {
+    const V v = WithPoints(At(next_), next_, hn::Lanes(d_));
+    if (stream_) {
+      Stream(v, out_ + next_);
+    } else {
+      StoreLanes(v, d_, out_ + next_);
+    }
+  }
+
+  // n < lanes.
+  HWY_INLINE void WritePart(size_t n) {
+    if (n == 0) return;
+    const V v = map_([&](const auto* row) HWY_ATTR { return LoadTail(d_, row + next_, n); });
+    StoreTail(WithPoints(v, next_, n), d_, out_ + next_, n);
+    next_ += n;
+  }
+
+  // v, which are the n entries from i on, with the points among them.
+  HWY_INLINE V WithPoints(V v, size_t i, size_t n) {
+    while (HWY_UNLIKELY(place_ - i < n)) {
+      v = hn::IfThenElse(LaneMask(d_, place_ - i), hn::Set(d_, static_cast<T>(point_->value)), v);
+      ++point_;
+      FindPlace();
+    }
+    return v;
+  }
+
+  HWY_INLINE void FindPlace() {
+    constexpr size_t kNowhere = ~size_t{0} / 2;
+    place_ = point_ == end_ ? kNowhere : static_cast<size_t>(point_->target) - first_;
+  }
+
+  D d_;
+  Map map_;
+  G* out_;
+  size_t size_, first_, next_ = 0;
+  const Point* point_;
+  const Point* end_;
+  size_t place_;  // of the point that comes next
+  bool stream_;
+};
+
+template <class D, class Map, typename G>
+HWY_INLINE void MapRow(D d, size_t size, const Map& map, const Writing& writing, G* out) {
+  RowWriter<D, Map, G>(d, size, map, writing, out).Finish();
+}
+
+// While nothing is to be written.
+struct NoWriter {
+  HWY_INLINE void Step() {}
+  HWY_INLINE void Finish() {}
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lossd
+HWY_AFTER_NAMESPACE();
+
+#endif  // LOSSD_LOSS_WRITER_INL_H_
