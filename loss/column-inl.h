@@ -20,6 +20,7 @@
 #include "loss/lanes-inl.h"
 #include "loss/log-inl.h"
 #include "loss/row-inl.h"
+#include "loss/turn-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lossd {
@@ -390,7 +391,7 @@ bool EvaluatePlainTile(const PlainTile<T>& tile) {
 
 template <typename T>
 ColumnKernels<T> MakeColumnKernels() {
-  return {ReduceAllColumns<T>, ScatterAllColumns<T>, EvaluatePlainTile<T>};
+  return {ReduceAllColumns<T>, ScatterAllColumns<T>, EvaluatePlainTile<T>, RowsToColumns<T>, ColumnsToRows<T>};
 }
 
 }  // namespace HWY_NAMESPACE

@@ -55,6 +55,10 @@ struct ColumnKernels {
   // The same numbers, to the bit, as `reduce`, decide.h and `scatter`. False, and the tile is spoilt, where a
   // coefficient is not FitsIn() the vector code.
   bool (*plain)(const PlainTile<T>& tile);
+
+  // Rows [count, num_classes] that lie one after the other become columns, and columns rows.
+  void (*from_rows)(const T* rows, int64_t num_classes, int64_t count, int64_t stride, T* columns);
+  void (*to_rows)(const T* columns, int64_t stride, int64_t num_classes, int64_t count, T* rows);
 };
 
 // Instantiated for float and double.

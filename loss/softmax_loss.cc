@@ -290,13 +290,7 @@ class SoftmaxLoss {
     const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
     const int64_t stride = ScratchLayout::ColumnStride(range.count);
     if (range.stride == 1) {
-      const T* rows = ShortRows(range);
-      for (int64_t r = 0; r < range.count; ++r) {
-        for (int64_t c = 0; c < range.num_classes; ++c) {
-          columns[c * stride + r] = LoadElement<T>(rows, r * range.num_classes + c);
-        }
-      }
-      return;
+      return column_kernels_.from_rows(ShortRows(range), range.num_classes, range.count, stride, columns);
     }
     for (int64_t c = 0; c < range.num_classes; ++c) {
       FetchAhead(x, c, range);
@@ -323,11 +317,7 @@ class SoftmaxLoss {
     const int64_t stride = ScratchLayout::ColumnStride(range.count);
     if (range.stride == 1) {
       T* rows = OutputRows(gradient, range, layout_.logits_gradient);
-      for (int64_t r = 0; r < range.count; ++r) {
-        for (int64_t c = 0; c < range.num_classes; ++c) {
-          StoreElement(rows, r * range.num_classes + c, columns[c * stride + r]);
-        }
-      }
+      column_kernels_.to_rows(columns, stride, range.num_classes, range.count, rows);
       if (layout_.logits_gradient == ScratchLayout::kInPlace) return;
       if (!as_stored) return WriteTile(rows, range, gradient);
       kernels_.narrow(rows, range.count * range.num_classes, false, static_cast<S*>(gradient.data) + range.base);

@@ -1,4 +1,5 @@
-// exp, through the only door it has: scatter with p_scale 1 writes exp(x - max).
+// The kernels of rows and columns by themselves. exp, through the only door it has: scatter with p_scale 1 writes
+// exp(x - max).
 #include "loss/row.h"
 
 #include <gtest/gtest.h>
@@ -8,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "loss/column.h"
 #include "tests/batch.h"
 
 namespace lossd {
@@ -96,6 +98,39 @@ TEST(RowTest, StreamedGradientEqualsStored) {
   ExpectStreamedEqualsStored<double>();
   ExpectStreamedEqualsStored<Float16>();
   ExpectStreamedEqualsStored<Bfloat16>();
+}
+
+// Every entry goes to its place, and nothing else is written.
+template <typename T>
+void ExpectRowsBecomeColumnsAndBack() {
+  static constexpr T kUntouched = -1;
+  testing::ForEachSimdTarget([](const char* target) {
+    const ColumnKernels<T> kernels = ColumnKernelsOf<T>();
+    for (const int64_t num_classes : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 16, 17, 31, 128}) {
+      for (const int64_t count : {1, 3, 4, 8, 15, 16, 17, 33, 200}) {
+        SCOPED_TRACE(::testing::Message() << target << ": " << count << " rows of " << num_classes);
+        const int64_t stride = (count + kColumnLanes - 1) / kColumnLanes * kColumnLanes, size = count * num_classes;
+        std::vector<T> rows(static_cast<size_t>(size)), columns(static_cast<size_t>(stride * num_classes), kUntouched);
+        for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<T>(i);
+        kernels.from_rows(rows.data(), num_classes, count, stride, columns.data());
+        for (int64_t c = 0; c < num_classes; ++c) {
+          for (int64_t r = 0; r < stride; ++r) {
+            const T want = r < count ? static_cast<T>(r * num_classes + c) : kUntouched;
+            ASSERT_EQ(columns[static_cast<size_t>(c * stride + r)], want) << c << ' ' << r;
+          }
+        }
+        std::vector<T> back(static_cast<size_t>(size + 32), kUntouched);
+        kernels.to_rows(columns.data(), stride, num_classes, count, back.data());
+        rows.resize(back.size(), kUntouched);
+        ASSERT_EQ(back, rows);
+      }
+    }
+  });
+}
+
+TEST(ColumnTest, RowsBecomeColumnsAndBack) {
+  ExpectRowsBecomeColumnsAndBack<float>();
+  ExpectRowsBecomeColumnsAndBack<double>();
 }
 
 }  // namespace
