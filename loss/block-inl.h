@@ -34,17 +34,6 @@ inline constexpr size_t kCacheLine = 64;
 template <typename T>
 inline constexpr size_t kBlock = static_cast<size_t>(kRowBlock<T>);
 
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE T LargestLane(D d, hn::Vec<D> v) {
-#if HWY_TARGET == HWY_EMU128  // its MaxOfLanes() starts from the lowest finite number, and -inf is lower
-  HWY_ALIGN T lane[hn::MaxLanes(d)];
-  hn::Store(v, d, lane);
-  return *std::max_element(lane, lane + hn::Lanes(d));
-#else
-  return hn::GetLane(hn::MaxOfLanes(d, v));
-#endif
-}
-
 // The largest number of a block, NaN left out, and the first place that has it.
 template <typename T>
 struct BlockMax {
@@ -92,7 +81,7 @@ class MaxScan {
       last = hn::Max(hn::IfThenElse(hn::FirstN(d_, size_ - i), v, lowest), last);
     }
     if (next_ < size_) Keep(last);
-    const T max = LargestLane(d_, max_);
+    const T max = hn::GetLane(hn::MaxOfLanes(d_, max_));
     return {max, size_ == 0 ? 0 : PlaceOf(max)};
   }
 

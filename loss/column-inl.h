@@ -97,7 +97,7 @@ HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
     const auto raised = hn::Gt(x, result.max);  // never for NaN
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+#if HWY_TARGET == HWY_SCALAR
     result.max = hn::IfThenElse(raised, x, result.max);
 #else
     result.max = hn::Max(x, result.max);  // where x is NaN, x86 keeps the other

@@ -184,7 +184,7 @@ HWY_INLINE V ExpOfParts(D d, V r, V shifted) {
 template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
 HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
   using C = ExpConstants<T>;
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128  // whose Max() drops NaN
+#if HWY_TARGET == HWY_SCALAR  // whose Max() drops NaN
   const V x = hn::IfThenElse(hn::Lt(z, origin.lowest), origin.lowest, z);
 #else
   const V x = hn::Max(origin.lowest, z);

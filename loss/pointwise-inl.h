@@ -82,7 +82,7 @@ HWY_INLINE VD RoundFor(DD d, VD v) {
 // The nearest floats; too large becomes infinity.
 HWY_INLINE hn::Vec<hn::Rebind<float, DD>> NearestFloats(DD d, VD v) {
   const hn::Rebind<float, DD> df;
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128  // their DemoteTo() stops at the largest finite number
+#if HWY_TARGET == HWY_SCALAR  // whose DemoteTo() stops at the largest finite number
   HWY_ALIGN double from[hn::MaxLanes(d)];
   HWY_ALIGN float to[hn::MaxLanes(d)];
   hn::Store(v, d, from);

@@ -73,7 +73,7 @@ double NanOf(const T* x, size_t n) {
 
 // y_j = x_j - offset.
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE void MoveBlock(D d, const T* x, size_t n, T offset, T* y) {
+HWY_NOINLINE void MoveBlock(D d, const T* x, size_t n, T offset, T* y) {
   const auto shift = hn::Set(d, offset);
   MapRow(
       d, n, [&](const auto& load) HWY_ATTR { return hn::Sub(load(x), shift); }, {}, y);
@@ -124,7 +124,7 @@ HWY_INLINE void WriteEntries(D d, size_t first, size_t size, double p, const Exp
 }
 
 template <typename S, typename G>
-HWY_INLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   const T max = static_cast<T>(gradient.max);
@@ -165,22 +165,20 @@ bool IsFromKept(const Gradient<T>& gradient) {
 }
 
 // Calls function(writer) for the block at `first` of such a row's gradient. What was kept is relative to the maximum of
-// the block; a block that is too far below the row's for that has been written when function(NoWriter()) is called.
+// the block; a block that is too far below the row's for that is written at once, and the answer is false.
 template <BackgroundKind kKind, typename S, typename G, class Function>
-HWY_INLINE void WithKeptWriter(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
+HWY_INLINE bool WithKeptWriter(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
                                const Function& function) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   using Entry = KeptEntry<kKind, decltype(d)>;
   const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
   const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
-  if (!FitsIn<T>(p)) {
-    ScatterFrom(x, first, size, gradient, dx);
-    return function(NoWriter());
-  }
+  if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx), false;
   const Entry entry{d, hn::Set(d, static_cast<T>(p * scale.factor)), hn::Set(d, static_cast<T>(gradient.t_scale)),
                     From(gradient.background, first), gradient.kept.exps + first};
   function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first}, dx + first));
+  return true;
 }
 
 template <typename S, typename G>
@@ -249,10 +247,9 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
     const auto reduce = [&](auto writer) HWY_ATTR {
       ReduceBlock<kKind>(d, block, background, copies[turn], rows.Kept(at.row), next, writer, row);
     };
-    if (is_written_meanwhile(at.row)) {
-      WithKeptWriter<kKind>(pending.x + at.row * size, at.first, block.size, pending.gradients[at.row],
-                            pending.dx + at.row * size, reduce);
-    } else {
+    if (!is_written_meanwhile(at.row) ||
+        !WithKeptWriter<kKind>(pending.x + at.row * size, at.first, block.size, pending.gradients[at.row],
+                               pending.dx + at.row * size, reduce)) {
       reduce(NoWriter());
     }
     if (after.row != at.row) row.others = WithoutDust<T>(row.others, rows.num_classes);

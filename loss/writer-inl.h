@@ -54,16 +54,14 @@ class RowWriter {
     // The line that two rows share is no stream; by the time it is written it should be there.
     if (reinterpret_cast<uintptr_t>(out_ + size_) % bytes != 0) hwy::Prefetch(out_ + size_);
     const size_t head = (bytes - reinterpret_cast<uintptr_t>(out_) % bytes) % bytes / sizeof(G);
-    WritePart(std::min(head, size_));
+    if (head != 0) MoveTo(After(*this, std::min(head, size_)));
   }
 
   // A step, or what is left of one. After n steps at least n times kSteps vectors have been read, and written.
   HWY_INLINE void Step() {
     const size_t lanes = hn::Lanes(d_), step = kSteps * lanes;
-    if (HWY_UNLIKELY(next_ + step > size_)) return WriteRest();
-    if (HWY_UNLIKELY(place_ - next_ < step)) {
-      for (const size_t end = next_ + step; next_ < end; next_ += lanes) WriteVector();
-      return;
+    if (HWY_UNLIKELY(next_ + step > size_ || place_ - next_ < step)) {
+      return MoveTo(After(*this, std::min(next_ + step, size_)));
     }
     V v[kSteps];
     for (size_t k = 0; k < kSteps; ++k) v[k] = At(next_ + k * lanes);
@@ -76,10 +74,7 @@ class RowWriter {
   }
 
   // Does what is left.
-  HWY_INLINE void Finish() {
-    while (next_ + kSteps * hn::Lanes(d_) <= size_) Step();
-    WriteRest();
-  }
+  HWY_INLINE void Finish() { MoveTo(AfterAll(*this)); }
 
  private:
   static constexpr size_t kSteps = 4;
@@ -93,10 +88,23 @@ class RowWriter {
     if constexpr (kCanStream) StreamLanes(v, d_, out);
   }
 
-  HWY_INLINE void WriteRest() {
-    const size_t lanes = hn::Lanes(d_);
-    for (; next_ + lanes <= size_; next_ += lanes) WriteVector();
-    WritePart(size_ - next_);
+  // What is rare, or long, is compiled once for each kind of writer. By value, so that the one in a loop may stay in
+  // registers.
+  static HWY_NOINLINE RowWriter After(RowWriter writer, size_t end) {
+    const size_t lanes = hn::Lanes(writer.d_);
+    for (; writer.next_ + lanes <= end; writer.next_ += lanes) writer.WriteVector();
+    writer.WritePart(end - writer.next_);
+    return writer;
+  }
+  static HWY_NOINLINE RowWriter AfterAll(RowWriter writer) {
+    while (writer.next_ < writer.size_) writer.Step();
+    return writer;
+  }
+
+  HWY_INLINE void MoveTo(const RowWriter& place) {
+    next_ = place.next_;
+    point_ = place.point_;
+    place_ = place.place_;
   }
 
   HWY_INLINE void WriteVector() {

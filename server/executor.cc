@@ -40,6 +40,9 @@ struct Executor::Pool {
   std::mutex mutex;
   std::condition_variable idle;
   int64_t pending = 0;
+  // What ForEach() hands over and takes back: released after, acquired before, for tools that cannot see into TBB. It
+  // lives here because memory of the caller's stack has been something else before, and they remember.
+  alignas(64) std::atomic<uint64_t> handovers = 0;
 };
 
 Executor::Executor(int threads) : pool_(std::make_unique<Pool>(threads)) {}
@@ -77,10 +80,9 @@ void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(
     shares[static_cast<size_t>(i)].next = count * i / workers;
     shares[static_cast<size_t>(i)].end = count * (i + 1) / workers;
   }
-  // Release after, acquire before: see Submit().
-  std::atomic<int> order{0};
+  std::atomic<uint64_t>& handovers = pool_->handovers;
   const auto work = [&](int worker) {
-    order.fetch_add(1, std::memory_order_acquire);
+    handovers.fetch_add(1, std::memory_order_acquire);
     for (int i = 0; i < workers; ++i) {
       Share& share = shares[static_cast<size_t>((worker + i) % workers)];
       for (int64_t begin = share.next; begin < share.end;) {
@@ -90,14 +92,14 @@ void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(
         begin = share.next;
       }
     }
-    order.fetch_add(1, std::memory_order_release);
+    handovers.fetch_add(1, std::memory_order_release);
   };
-  order.fetch_add(1, std::memory_order_release);
+  handovers.fetch_add(1, std::memory_order_release);
   if (workers <= 1) return work(0);
   // Isolated: a thread that waits for its last block must not start somebody else's call meanwhile. Workers are
   // numbered here rather than by TBB, whose arenas may have a slot more than they have threads.
   tbb::this_task_arena::isolate([&] { tbb::parallel_for(0, workers, work, tbb::simple_partitioner()); });
-  order.fetch_add(1, std::memory_order_acquire);
+  handovers.fetch_add(1, std::memory_order_acquire);
 }
 
 }  // namespace lossd
