@@ -45,7 +45,7 @@ Worst WorstOf(float max, uint32_t begin, uint32_t end) {
       const auto place = static_cast<uint32_t>(first + i);  // 0 is -NaN's end, 2^31 is 0
       x[i] = std::bit_cast<float>(place < 0x80000000u ? ~place : place - 0x80000000u);
     }
-    kernels.scatter(x.data(), static_cast<int64_t>(n), {.max = max, .p_scale = 1}, y.data());
+    kernels.scatter(x.data(), 0, static_cast<int64_t>(n), {.max = max, .p_scale = 1}, y.data());
     for (size_t i = 0; i < n; ++i) {
       const double z = static_cast<double>(x[i]) - static_cast<double>(max);
       if (!(z <= 0)) continue;  // NaN, and what no row has beside m

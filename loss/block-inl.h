@@ -146,16 +146,6 @@ HWY_INLINE double SumOf(D d, hn::Vec<D> v) {
   return static_cast<double>(hn::GetLane(hn::SumOfLanes(d, v)));
 }
 
-// A sum of `terms` of ScaledExp(), none of which is above exp(kZeroBelow), is at most this, and counts as 0.
-template <typename T>
-double DustOf(int64_t terms) {
-  return sizeof(T) == 4 ? 0x1p-188 * static_cast<double>(terms) : 0;  // what double cannot hold is gone by itself
-}
-template <typename T>
-double WithoutDust(double sum, int64_t terms) {
-  return sum <= DustOf<T>(terms) ? 0 : sum;
-}
-
 // OriginFactor() of a whole row, the scale of ScaledExp() undone.
 template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
@@ -268,31 +258,6 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
   sums.factor = factor;
   if constexpr (kKind == BackgroundKind::kUniform) sums.background = b.beta * static_cast<double>(n);
   return sums;
-}
-
-// Folds a block, whose sums are relative to its own max, into the row.
-// sum t (x - m) moves from one maximum to another by (old - new) sum t.
-template <typename T>
-void Fold(const BlockSums& block, const RowBlock<T>& place, RowSums& row) {
-  constexpr double kLowest = -std::numeric_limits<double>::infinity();
-  const double max = static_cast<double>(place.max.max);
-  if (max > row.max) {
-    // The former maximum becomes one of the others.
-    if (row.max != kLowest) {
-      row.others = (row.others + 1) * std::exp(row.max - max);
-      row.background_dot += row.background * (row.max - max);
-    }
-    row.max = max;
-    row.argmax = static_cast<int64_t>(place.offset + place.max.place);
-    row.others += block.others;
-  } else if (max == kLowest) {  // nothing but -inf or NaN: nothing to scale
-    row.others += block.others;
-  } else {
-    row.others += (block.others + 1) * (max == row.max ? 1 : std::exp(max - row.max));
-    if (max != row.max) row.background_dot += block.background * (max - row.max);
-  }
-  row.background += block.background;
-  row.background_dot += block.background_dot;
 }
 
 }  // namespace HWY_NAMESPACE

@@ -235,7 +235,7 @@ void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t 
       }
       ScatterColumns<kKind, true>(d, columns, n, g, dx + first);
       for (size_t r = 0; r < n; ++r) {
-        if (!FitsIn(g[r])) ScatterInDouble(columns.x + r, stride, num_classes, g[r], dx + first + r);
+        if (!FitsIn(g[r])) ScatterInDouble(columns.x + r, stride, 0, num_classes, g[r], dx + first + r);
       }
     });
   });

@@ -43,9 +43,14 @@ void Block::AddLosses(int64_t first, std::span<const double> losses, const bool*
   }
 }
 
+void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body) {
+  for (int64_t i = 0; i < count; ++i) body(i);
+}
+
 void EvaluateBlocks(const Plan& plan, const Inputs& inputs, const Weights& weights, Plan::Range blocks,
-                    const Results& results, std::byte* scratch, std::span<BlockSummary> summaries) noexcept {
-  Block work{plan, inputs, weights, results, scratch, blocks, summaries};
+                    const Results& results, std::byte* scratch, std::span<BlockSummary> summaries,
+                    ParallelFor parallel_for) noexcept {
+  Block work{plan, inputs, weights, results, scratch, blocks, summaries, parallel_for};
   std::visit([&work](const auto& loss) { Dispatch(loss, work); }, plan.spec.loss);
 }
 

@@ -25,6 +25,7 @@ struct Block {
   std::byte* const scratch;
   const Plan::Range blocks;
   const std::span<BlockSummary> summaries;
+  const ParallelFor parallel_for;
   int64_t begin = 0, end = 0;
   BlockSummary summary = {};
 

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <span>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "loss/spec.h"
@@ -161,11 +162,18 @@ struct BlockSummary {
   int64_t nonfinite_count = 0;
 };
 
+// Calls body(i) for each i in [0, count), in any order, on any threads, and returns when all calls have returned.
+using ParallelFor = absl::FunctionRef<void(int64_t count, absl::FunctionRef<void(int64_t i)> body)>;
+// In order, on this thread.
+void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body);
+
 // Evaluates the elements of these blocks into `results` (loss only with Reduction::kNone), and summaries[b] for each.
-// REQUIRES: `blocks` in [0, plan.num_blocks); scratch has plan.scratch_bytes, aligned to 64, used by no other thread;
+// `parallel_for` may share a row of more than 131,072 classes among threads; the bits are the same.
+// REQUIRES: `blocks` in [0, plan.num_blocks); scratch has plan.scratch_bytes, aligned to 64, used by no other call;
 // summaries [plan.num_blocks].
 void EvaluateBlocks(const Plan& plan, const Inputs& inputs, const Weights& weights, Plan::Range blocks,
-                    const Results& results, std::byte* scratch, std::span<BlockSummary> summaries) noexcept;
+                    const Results& results, std::byte* scratch, std::span<BlockSummary> summaries,
+                    ParallelFor parallel_for = SerialFor) noexcept;
 
 // What the sum of the element losses is reduced to: NaN where the denominator is 0, and any NaN is the same one.
 double ReduceLoss(const Weights& weights, double loss_sum);

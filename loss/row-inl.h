@@ -44,12 +44,12 @@ bool FitsIn(const Gradient<T>& gradient) {
 
 // For coefficients beyond: one value at a time, in double. Entry j of the row is x[j * stride].
 template <typename S, typename T, typename G>
-void ScatterInDouble(const S* x, int64_t stride, int64_t num_classes, const Gradient<T>& gradient, G* dx) {
+void ScatterInDouble(const S* x, int64_t stride, int64_t first, int64_t size, const Gradient<T>& gradient, G* dx) {
   const Background<T>& b = gradient.background;
   const bool has_background = KindOf(b) != BackgroundKind::kNone;
-  const Point* point = gradient.points.data();
-  const Point* const end = point + gradient.points.size();
-  for (int64_t j = 0; j < num_classes; ++j) {
+  auto point = std::ranges::lower_bound(gradient.points, first, {}, &Point::target);
+  const auto end = gradient.points.end();
+  for (int64_t j = first; j < first + size; ++j) {
     const double e = std::exp(ToDouble(LoadElement<S>(x, j * stride)) - gradient.max);
     const double q = b.alpha != 0 && b.probabilities != nullptr
                          ? b.alpha * static_cast<double>(LoadElement<T>(b.probabilities, j))
@@ -79,6 +79,13 @@ HWY_NOINLINE void MoveBlock(D d, const T* x, size_t n, T offset, T* y) {
       d, n, [&](const auto& load) HWY_ATTR { return hn::Sub(load(x), shift); }, {}, y);
 }
 
+template <typename T>
+void FoldBlock(const BlockSums& sums, const RowBlock<T>& block, RowSums& row) {
+  Fold({static_cast<double>(block.max.max), sums.others, static_cast<int64_t>(block.max.place), sums.background,
+        sums.background_dot},
+       static_cast<int64_t>(block.offset), row);
+}
+
 // `copy` is room for a block; it may be the block. Meanwhile `writer` writes.
 template <BackgroundKind kKind, typename S, class Writer, class D, typename T = hn::TFromD<D>>
 HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& background, T* copy,
@@ -86,7 +93,7 @@ HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& 
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   if (block.max.max == kInfinity) {  // the loss will be NaN; what is left to say is whether the row has NaN
     writer.Finish();
-    return Fold({NanOf(block.x, block.size)}, block, row);
+    return FoldBlock({NanOf(block.x, block.size)}, block, row);
   }
   RowBlock<T> summed = block;
   if (block.max.max == -kInfinity) {
@@ -99,21 +106,14 @@ HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& 
   T* const exps = kept.exps == nullptr ? nullptr : kept.exps + block.offset;
   const BlockSums sums = SumBlock<kKind, S>(d, summed, background, exps, next, writer);
   if (exps != nullptr) kept.scales[block.offset / kBlock<T>] = {static_cast<double>(block.max.max), sums.factor};
-  Fold(sums, block, row);
-}
-
-// b, of the classes from `first` on.
-template <typename T>
-Background<T> From(const Background<T>& b, size_t first) {
-  const auto from = [&](const T* row) { return row == nullptr ? row : row + first; };
-  return {b.alpha, from(b.probabilities), b.beta, from(b.weights)};
+  FoldBlock(sums, block, row);
 }
 
 // dx_j = p e_j - t_scale t_j for [first, first + size); exp_at(load) makes e_j.
 template <class D, typename T, class ExpAt, typename G>
 HWY_INLINE void WriteEntries(D d, size_t first, size_t size, double p, const ExpAt& exp_at, const Gradient<T>& gradient,
                              G* dx) {
-  const Background<T> b = From(gradient.background, first);
+  const Background<T> b = gradient.background.From(static_cast<int64_t>(first));
   const auto scale = hn::Set(d, static_cast<T>(p)), s = hn::Set(d, static_cast<T>(gradient.t_scale));
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     const auto entry = [&](const auto& load) HWY_ATTR {
@@ -176,30 +176,30 @@ HWY_INLINE bool WithKeptWriter(const S* x, size_t first, size_t size, const Grad
   const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
   if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx), false;
   const Entry entry{d, hn::Set(d, static_cast<T>(p * scale.factor)), hn::Set(d, static_cast<T>(gradient.t_scale)),
-                    From(gradient.background, first), gradient.kept.exps + first};
+                    gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
   function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first}, dx + first));
   return true;
 }
 
 template <typename S, typename G>
-HWY_INLINE void ScatterKept(const S* x, size_t num_classes, const Gradient<ComputeType<S>>& gradient, G* dx) {
+HWY_INLINE void ScatterKept(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
   constexpr size_t kSize = kBlock<ComputeType<S>>;
   WithKind(KindOf(gradient.background), [&](auto kind) HWY_ATTR {
-    for (size_t first = 0; first < num_classes; first += kSize) {
-      WithKeptWriter<decltype(kind)::value>(x, first, std::min(kSize, num_classes - first), gradient, dx,
+    for (size_t i = 0; i < size; i += kSize) {
+      WithKeptWriter<decltype(kind)::value>(x, first + i, std::min(kSize, size - i), gradient, dx,
                                             [](auto writer) HWY_ATTR { writer.Finish(); });
     }
   });
 }
 
 template <typename S, typename G>
-void ScatterRow(const S* x, int64_t num_classes, const Gradient<ComputeType<S>>& gradient, G* dx) {
-  const size_t size = static_cast<size_t>(num_classes);
-  if (IsFromKept(gradient)) return ScatterKept(x, size, gradient, dx);
-  if (gradient.p_scale == 0 && gradient.t_scale == 0) return std::fill_n(dx, size, G{}), void();
-  if (std::isnan(gradient.p_scale)) return std::fill_n(dx, size, FromDouble<G>(gradient.p_scale)), void();
-  if (!FitsIn(gradient)) return ScatterInDouble(x, 1, num_classes, gradient, dx);
-  ScatterFrom(x, 0, size, gradient, dx);
+void ScatterRow(const S* x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+  const size_t begin = static_cast<size_t>(first), count = static_cast<size_t>(size);
+  if (IsFromKept(gradient)) return ScatterKept(x, begin, count, gradient, dx);
+  if (gradient.p_scale == 0 && gradient.t_scale == 0) return std::fill_n(dx + first, size, G{}), void();
+  if (std::isnan(gradient.p_scale)) return std::fill_n(dx + first, size, FromDouble<G>(gradient.p_scale)), void();
+  if (!FitsIn(gradient)) return ScatterInDouble(x, 1, first, size, gradient, dx);
+  ScatterFrom(x, begin, count, gradient, dx);
 }
 
 // Where in rows [count, num_classes] a block begins.
@@ -228,7 +228,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   };
   for (size_t row = 0; row < static_cast<size_t>(pending.count); ++row) {
     if (row < count && live(row) == row && is_written_meanwhile(row)) continue;
-    ScatterRow(pending.x + row * size, rows.num_classes, pending.gradients[row], pending.dx + row * size);
+    ScatterRow(pending.x + row * size, 0, rows.num_classes, pending.gradients[row], pending.dx + row * size);
   }
   BlockPlace at{live(0), 0};
   size_t turn = 0;

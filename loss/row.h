@@ -12,8 +12,10 @@
 #ifndef LOSSD_LOSS_ROW_H_
 #define LOSSD_LOSS_ROW_H_
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 
@@ -32,6 +34,12 @@ struct Background {
   const T* probabilities = nullptr;  // q [C]; null: 0
   double beta = 0;
   const T* weights = nullptr;  // w [C]; null: 1
+
+  // The same of the classes from `first` on.
+  Background From(int64_t first) const {
+    const auto from = [&](const T* row) { return row == nullptr ? row : row + first; };
+    return {alpha, from(probabilities), beta, from(weights)};
+  }
 };
 
 // A number at a single class: mass of a target distribution, or an entry of a gradient.
@@ -50,9 +58,47 @@ struct RowSums {
   double background_dot = 0;  // sum t_j (x_j - m), where 0 * inf is 0
 };
 
+// Adds the sums of a part of a row, whose entries begin at `first`, to those of what is before it.
+// sum t (x - m) moves from one maximum to another by (old - new) sum t.
+inline void Fold(const RowSums& part, int64_t first, RowSums& row) {
+  constexpr double kLowest = -std::numeric_limits<double>::infinity();
+  if (part.max > row.max) {
+    // The former maximum becomes one of the others.
+    if (row.max != kLowest) {
+      row.others = (row.others + 1) * std::exp(row.max - part.max);
+      row.background_dot += row.background * (row.max - part.max);
+    }
+    row.max = part.max;
+    row.argmax = first + part.argmax;
+    row.others += part.others;
+  } else if (part.max == kLowest) {  // nothing but -inf or NaN: nothing to scale
+    row.others += part.others;
+  } else {
+    row.others += (part.others + 1) * (part.max == row.max ? 1 : std::exp(part.max - row.max));
+    if (part.max != row.max) row.background_dot += part.background * (part.max - row.max);
+  }
+  row.background += part.background;
+  row.background_dot += part.background_dot;
+}
+
+// A sum of `terms` exponentials of T, none of which can be told from 0 next to the largest, is at most this.
+template <typename T>
+constexpr double DustOf(int64_t terms) {
+  return sizeof(T) == 4 ? 0x1p-188 * static_cast<double>(terms) : 0;  // what double cannot hold is gone by itself
+}
+// Such a sum counts as 0.
+template <typename T>
+constexpr double WithoutDust(double sum, int64_t terms) {
+  return sum <= DustOf<T>(terms) ? 0 : sum;
+}
+
 // Rows are reduced in blocks of so many elements.
 template <typename T>
 inline constexpr int64_t kRowBlock = 8192 / static_cast<int64_t>(sizeof(T));
+
+// A row of more classes is evaluated in parts of so many, whose sums are folded in their order: by one thread or by
+// many, with the same bits.
+inline constexpr int64_t kRowPart = int64_t{1} << 17;
 
 // The exponentials of a row, which `reduce` has computed and `scatter` would have to compute again: to read them from
 // the cache costs a third. exps [num_classes, and up to a cache line], aligned to 64; each block of kRowBlock has its
@@ -125,9 +171,9 @@ struct RowKernels {
   void (*reduce)(const RowRange<S>& rows, const Background<T>& background, const PendingRows<S>& pending,
                  RowSums* sums);
 
-  // dx [num_classes] may be x.
-  void (*scatter)(const S* x, int64_t num_classes, const Gradient<T>& gradient, S* dx);
-  void (*scatter_wide)(const S* x, int64_t num_classes, const Gradient<T>& gradient, T* dx);
+  // Writes the entries [first, first + size) of a row, where `first` is a multiple of kRowBlock. dx may be x.
+  void (*scatter)(const S* x, int64_t first, int64_t size, const Gradient<T>& gradient, S* dx);
+  void (*scatter_wide)(const S* x, int64_t first, int64_t size, const Gradient<T>& gradient, T* dx);
 
   // y_j = (x_j - max) - log_denominator. y [num_classes] may be x.
   void (*log_softmax)(const S* x, int64_t num_classes, double max, double log_denominator, T* y);

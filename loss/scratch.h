@@ -81,6 +81,8 @@ struct ScratchLayout {
     pending = kept != kInPlace && layout == RowLayout::kRows && targets == kInPlace && logits_gradient == kInPlace &&
               gradient.data_type == row_type;
     points = Take(!dense, tile_elements * point_bytes);
+    num_parts = (plan.num_classes + kRowPart - 1) / kRowPart;
+    parts = Take(num_parts > 1, num_parts * static_cast<int64_t>(sizeof(RowSums)));
   }
 
   // Of a copy of `count` rows as columns.
@@ -96,9 +98,10 @@ struct ScratchLayout {
   int64_t total_bytes = 0;
   int64_t tile_elements = 1;  // rows evaluated together
   int64_t rows = kInPlace;    // of a tile by columns
+  int64_t num_parts = 1;      // of a row, see kRowPart
   int64_t columns_bytes = 0;  // of a copy of one; with an inner axis there is room for two
   int64_t columns, logits, targets, logits_gradient, targets_gradient, probabilities, log_probabilities, class_weights,
-      points, kept;
+      points, kept, parts;
 
  private:
   static bool IsModified(const Plan& plan) {

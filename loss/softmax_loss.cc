@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <compare>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -96,7 +97,7 @@ class SoftmaxLoss {
     background.probabilities = targets;
     RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_.data()};
     if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
-    kernels_.reduce(rows, background, std::exchange(pending_, {}), sums_.data());
+    ReduceTile(rows, background);
     DecideTile(first, range.count,
                [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); });
     if (layout_.whole_rows) WriteWholeRows(first, range, x);
@@ -113,10 +114,39 @@ class SoftmaxLoss {
     WriteGradientRows(range, x);
   }
 
+  // body(first, size, i) for the i-th part of a row, on any threads.
+  template <typename Body>
+  void ForEachPart(const Body& body) const {
+    const int64_t num_classes = plan_.num_classes;
+    if (num_classes <= kRowPart) return body(0, num_classes, 0);
+    block_.parallel_for(layout_.num_parts, [&](int64_t i) {
+      body(i * kRowPart, std::min(kRowPart, num_classes - i * kRowPart), i);
+      if (plan_.stream_gradient) FlushStreams();
+    });
+  }
+
+  void ReduceTile(const RowRange<S>& rows, const Background<T>& background) {
+    const int64_t num_classes = plan_.num_classes;
+    if (num_classes <= kRowPart) return kernels_.reduce(rows, background, std::exchange(pending_, {}), sums_.data());
+    const std::span<RowSums> parts(Part<RowSums>(layout_.parts), static_cast<size_t>(layout_.num_parts));
+    for (int64_t row = 0; row < rows.count; ++row) {
+      if (rows.skipped != nullptr && rows.skipped[row]) continue;
+      const int64_t offset = row * num_classes;
+      Background<T> b = background;
+      if (b.probabilities != nullptr) b.probabilities += offset;
+      ForEachPart([&](int64_t first, int64_t size, int64_t i) {
+        kernels_.reduce({rows.x + offset + first, size}, b.From(first), {}, &parts[static_cast<size_t>(i)]);
+      });
+      RowSums& sums = sums_[row] = {.max = -std::numeric_limits<double>::infinity()};
+      for (int64_t i = 0; i < layout_.num_parts; ++i) Fold(parts[static_cast<size_t>(i)], i * kRowPart, sums);
+      sums.others = WithoutDust<T>(sums.others, num_classes);
+    }
+  }
+
   void WritePending() {
     for (int64_t row = 0; row < pending_.count; ++row) {
       const int64_t offset = row * plan_.num_classes;
-      kernels_.scatter(pending_.x + offset, plan_.num_classes, pending_.gradients[row], pending_.dx + offset);
+      kernels_.scatter(pending_.x + offset, 0, plan_.num_classes, pending_.gradients[row], pending_.dx + offset);
     }
   }
 
@@ -125,7 +155,9 @@ class SoftmaxLoss {
     const MutableTensorView& gradient = results_.logits_gradient;
     const auto scatter = [&](auto kernel, auto* dx) {
       for (int64_t row = 0; row < range.count; ++row) {
-        kernel(x + row * num_classes, num_classes, gradients_[row], dx + row * num_classes);
+        ForEachPart([&](int64_t part, int64_t size, int64_t) {
+          kernel(x + row * num_classes, part, size, gradients_[row], dx + row * num_classes);
+        });
       }
     };
     if (layout_.logits_gradient == ScratchLayout::kInPlace && gradient.type.data_type == layout_.row_type) {
@@ -148,20 +180,19 @@ class SoftmaxLoss {
       const int64_t offset = row * plan_.num_classes;
       const S* const row_x = x + offset;
       if (results_.entropy) WriteEntropy(first + row, row_x, softmax);
-      if (probabilities != nullptr) {
-        kernels_.scatter_wide(row_x, plan_.num_classes, {.max = softmax.max(), .p_scale = 1 / softmax.denominator()},
-                              probabilities + offset);
-      }
-      if (log_probabilities != nullptr) {
-        kernels_.log_softmax(row_x, plan_.num_classes, softmax.max(), softmax.log_denominator(),
-                             log_probabilities + offset);
-      }
-      if (slopes == nullptr) continue;
-      const double g = ignored_[row] ? 0 : block_.Upstream(first + row);
-      for (int64_t c = 0; c < plan_.num_classes; ++c) {
-        slopes[offset + c] =
-            ignored_[row] ? T{0} : static_cast<T>(TargetSlope(c, g, softmax, ToDouble(LoadElement<S>(row_x, c))));
-      }
+      const Gradient<T> probability{.max = softmax.max(), .p_scale = 1 / softmax.denominator()};
+      const double g = slopes == nullptr || ignored_[row] ? 0 : block_.Upstream(first + row);
+      ForEachPart([&](int64_t part, int64_t size, int64_t) {
+        if (probabilities != nullptr) kernels_.scatter_wide(row_x, part, size, probability, probabilities + offset);
+        if (log_probabilities != nullptr) {
+          kernels_.log_softmax(row_x + part, size, softmax.max(), softmax.log_denominator(),
+                               log_probabilities + offset + part);
+        }
+        for (int64_t c = part; slopes != nullptr && c < part + size; ++c) {
+          slopes[offset + c] =
+              ignored_[row] ? T{0} : static_cast<T>(TargetSlope(c, g, softmax, ToDouble(LoadElement<S>(row_x, c))));
+        }
+      });
     }
     FinishRows(results_.probabilities, range, probabilities, layout_.probabilities);
     FinishRows(results_.log_probabilities, range, log_probabilities, layout_.log_probabilities);

@@ -210,13 +210,18 @@ absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& wei
   if (!scratch.ok()) return Refuse(Refusal::kMemory, scratch.status());
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan_.num_blocks));
   std::atomic<bool> skipped = false;
+  const auto parallel_for = [this](int64_t count, absl::FunctionRef<void(int64_t)> body) {
+    context_.executor.ForEach(count, 1, [&](int64_t begin, int64_t end, int) {
+      while (begin < end) body(begin++);
+    });
+  };
   context_.executor.ForEach(plan_.num_blocks, run_blocks_, [&](int64_t begin, int64_t end, int worker) {
     if (!rpc_.CheckAlive().ok()) skipped.store(true, std::memory_order_relaxed);
     if (skipped.load(std::memory_order_relaxed)) return;
     std::byte* const mine = scratch->data() + worker * thread_bytes_;
     const Plan::Range run = {begin, end};
     const Inputs inputs = ReadWindow(run, mine + RoundUp(plan_.scratch_bytes));
-    EvaluateBlocks(plan_, inputs, weights, run, results, mine, blocks);
+    EvaluateBlocks(plan_, inputs, weights, run, results, mine, blocks, parallel_for);
   });
   // What was skipped stays skipped, even if the clock has been set back since.
   if (skipped.load(std::memory_order_relaxed)) {

@@ -161,12 +161,23 @@ absl::StatusOr<Outcome> Evaluate(const Batch& batch, int threads) {
 
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan->num_blocks));
   std::atomic<int64_t> next = 0;
+  const auto parallel_for = [threads](int64_t count, absl::FunctionRef<void(int64_t)> body) {
+    if (threads == 1) return SerialFor(count, body);
+    std::atomic<int64_t> last = count;  // backwards: the order must not matter
+    const auto take = [&] {
+      for (int64_t i = --last; i >= 0; i = --last) body(i);
+    };
+    std::vector<std::thread> helpers;
+    for (int i = 1; i < threads; ++i) helpers.emplace_back(take);
+    take();
+    for (std::thread& helper : helpers) helper.join();
+  };
   const auto work = [&] {
     OwnedTensor scratch({DataType::kInt8, Shape{plan->scratch_bytes}});
     // Runs of every length, so that no result depends on it.
     for (int64_t run = next++; run * (run + 1) / 2 < plan->num_blocks; run = next++) {
       const int64_t begin = run * (run + 1) / 2, end = std::min(begin + run + 1, plan->num_blocks);
-      EvaluateBlocks(*plan, inputs, *weights, {begin, end}, views, scratch.data(), blocks);
+      EvaluateBlocks(*plan, inputs, *weights, {begin, end}, views, scratch.data(), blocks, parallel_for);
     }
   };
   std::vector<std::thread> others;

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -204,6 +205,50 @@ TEST(EdgesTest, LongRowsInDouble) {
     batch.spec.outputs = {Output::kLogitsGradient};
     EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << scale;
   }
+}
+
+// Rows that are folded from parts: the largest logit, and what is not a number, in each of them.
+TEST(EdgesTest, RowsOfSeveralParts) {
+  constexpr int64_t kClasses = 2 * kRowPart + 77;
+  std::mt19937_64 random(2);
+  DataType type = DataType::kFloat32, targets = DataType::kInt64;
+  const auto compare = [&](const char* name, double smoothing, const std::function<void(Batch&)>& change) {
+    type = type == DataType::kFloat32 ? DataType::kBfloat16 : DataType::kFloat32;
+    Batch batch = testing::RandomBatch(
+        {.type = type, .target_type = targets, .outer = {1}, .num_classes = kClasses, .class_weights = smoothing != 0},
+        random);
+    batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
+    batch.spec.outputs = {Output::kLogitsGradient, Output::kPredictedClass, Output::kLogSumExp, Output::kEntropy};
+    change(batch);
+    EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << name << ' ' << Name(type);
+  };
+  const auto fill = [](Batch& batch, int64_t begin, int64_t end, double value) {
+    for (int64_t i = begin; i < end; ++i) batch.logits.set(i, value);
+  };
+  for (const int64_t place : {kRowPart - 1, kRowPart, kClasses - 1}) {
+    for (const int64_t target : {place, kClasses - 1 - place}) {
+      compare("largest", 0, [&](Batch& batch) {
+        batch.logits.set(place, 40);
+        batch.targets.set(0, static_cast<double>(target));
+      });
+    }
+    compare("largest, smoothed", 0.1, [&](Batch& batch) { batch.logits.set(place, 40); });
+    compare("NaN", 0, [&](Batch& batch) { batch.logits.set(place, std::numeric_limits<double>::quiet_NaN()); });
+    compare("+inf", 0, [&](Batch& batch) { batch.logits.set(place, kInf); });
+    compare("-inf but one", 0, [&](Batch& batch) {
+      fill(batch, 0, kClasses, -kInf);
+      batch.logits.set(place, 5);
+      batch.targets.set(0, static_cast<double>(place));
+    });
+  }
+  compare("equal", 0.1, [&](Batch& batch) { fill(batch, 0, kClasses, 4.9); });
+  compare("one part far below", 0.1, [&](Batch& batch) { fill(batch, 0, kRowPart, -1e4); });
+  compare("another far below", 0.1, [&](Batch& batch) { fill(batch, kRowPart, kClasses, -1e4); });
+  targets = DataType::kFloat32;
+  compare("probabilities", 0, [](Batch&) {});
+  compare("probabilities, smoothed", 0.1, [](Batch&) {});
+  targets = DataType::kInt64;
+  compare("all -inf", 0, [&](Batch& batch) { fill(batch, 0, kClasses, -kInf); });
 }
 
 }  // namespace

@@ -158,6 +158,45 @@ TEST(InvarianceTest, AnyRuns) {
   });
 }
 
+// A row that is so long that threads share it.
+TEST(InvarianceTest, AnyNumberOfThreadsToALongRow) {
+  std::mt19937_64 random(4);
+  for (const auto& [type, targets, inner, stream] : {std::tuple(DataType::kFloat32, DataType::kInt64, 1, true),
+                                                     {DataType::kFloat32, DataType::kFloat32, 1, false},
+                                                     {DataType::kFloat64, DataType::kInt64, 1, false},
+                                                     {DataType::kBfloat16, DataType::kInt64, 2, false},
+                                                     {DataType::kFloat16, DataType::kInt64, 1, true}}) {
+    Batch batch = testing::RandomBatch({.type = type,
+                                        .target_type = targets,
+                                        .outer = {2},
+                                        .num_classes = 3 * 131072 + 1003,
+                                        .inner = inner > 1 ? Shape{inner} : Shape{},
+                                        .class_weights = true},
+                                       random);
+    auto& loss = std::get<CrossEntropy>(batch.spec.loss);
+    loss.label_smoothing = 0.1;
+    if (type == DataType::kFloat16) loss.softcap = 20;
+    batch.spec.outputs = {Output::kLogitsGradient, Output::kElementLoss, Output::kLogProbabilities,
+                          Output::kProbabilities, Output::kPredictedClass};
+    if (IsFloat(targets)) batch.spec.outputs.Add(Output::kTargetsGradient);
+    const Outcome alone = testing::Evaluate(batch, 1).value(), together = testing::Evaluate(batch, 3).value();
+    ForEachResult(
+        [&](const char* name, const OwnedTensor& one, const OwnedTensor& many) {
+          if (!one.type()) return;
+          EXPECT_EQ(one.Bits() == many.Bits(), true) << name << ' ' << Name(type) << ' ' << Name(targets);
+        },
+        alone.results, together.results);
+    batch.spec.outputs = {Output::kLogitsGradient};
+    const Outcome gradient = testing::Evaluate(batch, 3).value();
+    EXPECT_EQ(gradient.results.loss.Bits(), alone.results.loss.Bits()) << Name(type);
+    EXPECT_EQ(gradient.results.logits_gradient.Bits() == alone.results.logits_gradient.Bits(), true) << Name(type);
+    EXPECT_EQ(
+        BitsInRuns(batch, gradient, 1, stream, 0) == alone.results.loss.Bits() + alone.results.logits_gradient.Bits(),
+        true)
+        << Name(type);
+  }
+}
+
 TEST(InvarianceTest, AnyChunksInAnyOrder) {
   for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
     ExpectChunksEqualWhole(WholeBatch(DataType::kInt64, type));

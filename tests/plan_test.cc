@@ -358,7 +358,8 @@ TEST(PlanTest, ScratchOfLongRowsIsThatOfTheRowsThereAre) {
   InputTypes inputs;
   inputs.logits = {DataType::kFloat32, {1, 1 << 24, 2}};
   inputs.targets = {DataType::kInt64, {1, 2}};
-  EXPECT_LT(MakePlan(spec, inputs)->scratch_bytes, 2 * (int64_t{1} << 24) * 4 + 4096);  // one row, and its gradient
+  // One row, its gradient, and a little for its parts.
+  EXPECT_LT(MakePlan(spec, inputs)->scratch_bytes, 2 * (int64_t{1} << 24) * 4 + (1 << 14));
 }
 
 TEST(PlanTest, DefaultClassAxis) {

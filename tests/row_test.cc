@@ -18,7 +18,7 @@ namespace {
 template <typename T>
 std::vector<T> ExpOf(const std::vector<T>& x) {
   std::vector<T> y(x.size());
-  RowKernelsOf<T>().scatter(x.data(), static_cast<int64_t>(x.size()), {.max = 0, .p_scale = 1}, y.data());
+  RowKernelsOf<T>().scatter(x.data(), 0, static_cast<int64_t>(x.size()), {.max = 0, .p_scale = 1}, y.data());
   return y;
 }
 
@@ -78,9 +78,9 @@ void ExpectStreamedEqualsStored() {
       for (size_t begin = 0; begin < 40; ++begin) {  // of elements past an aligned address
         alignas(64) S stored[256], streamed[256];
         gradient.stream = false;
-        kernels.scatter(x.data(), size, gradient, stored + begin);
+        kernels.scatter(x.data(), 0, size, gradient, stored + begin);
         gradient.stream = true;
-        kernels.scatter(x.data(), size, gradient, streamed + begin);
+        kernels.scatter(x.data(), 0, size, gradient, streamed + begin);
         FlushStreams();
         ASSERT_EQ(std::memcmp(stored + begin, streamed + begin, static_cast<size_t>(size) * sizeof(S)), 0)
             << target << ' ' << size << " from " << begin;
