@@ -213,7 +213,9 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   const size_t count = static_cast<size_t>(rows.count), size = static_cast<size_t>(rows.num_classes);
-  HWY_ALIGN_MAX T copies[2][kBlock<T>];
+  // Not a multiple of 4 KiB apart: what is loaded from one would then wait for what is just being stored to the other.
+  constexpr size_t kApart = 2048 / sizeof(T);
+  HWY_ALIGN_MAX T copies[2][kBlock<T> + kApart];
   const auto live = [&](size_t row) {
     while (row < count && rows.skipped != nullptr && rows.skipped[row]) ++row;
     return row;

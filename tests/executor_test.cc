@@ -121,6 +121,33 @@ TEST_P(ExecutorTest, ManySubmissionsEachWithItsLoop) {
   EXPECT_EQ(sums, std::vector<int64_t>(kSubmissions, kIndices * (kIndices - 1) / 2));
 }
 
+TEST_P(ExecutorTest, ALoopInEachBodyOfALoop) {
+  Executor executor(GetParam());
+  constexpr int64_t kOuter = 5, kInner = 40;
+  for (int round = 0; round < 50; ++round) {
+    std::vector<int64_t> sums(kOuter, 0);
+    std::vector<int> nested(static_cast<size_t>(executor.threads()), 0);
+    std::atomic<bool> shared = false;
+    SubmitAndWait(executor, [&] {
+      executor.ForEach(kOuter, 1, [&](int64_t outer, int64_t, int worker) {
+        // Meanwhile this worker's memory is nobody else's.
+        int& mine = nested[static_cast<size_t>(worker)];
+        if (++mine != 1) shared = true;
+        std::vector<int64_t> parts(kInner, 0);
+        executor.ForEach(kInner, 1, [&](int64_t begin, int64_t end, int) {
+          for (; begin < end; ++begin) parts[static_cast<size_t>(begin)] = outer + begin;
+        });
+        for (const int64_t part : parts) sums[static_cast<size_t>(outer)] += part;
+        --mine;
+      });
+    });
+    ASSERT_FALSE(shared) << "in round " << round;
+    for (int64_t outer = 0; outer < kOuter; ++outer) {
+      ASSERT_EQ(sums[static_cast<size_t>(outer)], outer * kInner + kInner * (kInner - 1) / 2) << "in round " << round;
+    }
+  }
+}
+
 // A loop waits for its own bodies only: were it to run another submission meanwhile, that one would wait for a loop
 // further down its own stack.
 TEST_P(ExecutorTest, ALoopNeverRunsAnotherSubmissionInside) {

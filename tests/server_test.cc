@@ -91,6 +91,10 @@ TEST_F(ServerTest, OnlyWhatWasAskedForIsReturned) {
 TEST_F(ServerTest, TheBitsDoNotDependOnTheThreads) {
   std::vector<v1::EvaluateRequest> requests;
   for (const auto& [name, batch] : EveryLoss(DataType::kBfloat16)) requests.push_back(RequestOf(batch));
+  std::mt19937_64 random(7);
+  testing::Batch long_rows = testing::RandomBatch({.outer = {2}, .num_classes = 400000}, random);
+  long_rows.spec.outputs = {Output::kLogitsGradient};
+  requests.push_back(RequestOf(long_rows));
   std::vector<std::string> want(requests.size());
   for (const int threads : {1, 2, 7}) {
     Config config = SmallConfig();
