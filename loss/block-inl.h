@@ -1,4 +1,4 @@
-// One block of a row (row-inl.h): its maximum, its sums relative to that, and how they are folded into the row.
+// One block of a row (row-inl.h): its maximum, and its sums relative to that.
 
 #if defined(LOSSD_LOSS_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LOSSD_LOSS_BLOCK_INL_H_

@@ -49,7 +49,7 @@ void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body) {
 
 void EvaluateBlocks(const Plan& plan, const Inputs& inputs, const Weights& weights, Plan::Range blocks,
                     const Results& results, std::byte* scratch, std::span<BlockSummary> summaries,
-                    ParallelFor parallel_for) noexcept {
+                    ParallelFor parallel_for) {
   Block work{plan, inputs, weights, results, scratch, blocks, summaries, parallel_for};
   std::visit([&work](const auto& loss) { Dispatch(loss, work); }, plan.spec.loss);
 }

@@ -23,6 +23,10 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+#if HWY_TARGET == HWY_EMU128  // has its own ideas of NaN and infinity, which nothing here makes good
+#error "compile with HWY_BROKEN_EMU128=1: the portable target is HWY_SCALAR"
+#endif
+
 // ---- float16 and bfloat16 bits, one in each 32-bit lane ----
 
 // Exact. Highway's own emulation for targets before AVX2 does not know infinity.

@@ -7,7 +7,7 @@
 //   Summary summary = Summarize(*plan, *weights, blocks, results);
 //
 // The result has the same bits for every order and number of threads. Everything here is stateless and thread-safe;
-// what follows a successful WeighElements() never allocates and never fails. What each loss is: docs/numerics.md.
+// what follows a successful WeighElements() never fails, and allocates nothing of its own. What each loss is: docs/numerics.md.
 #ifndef LOSSD_LOSS_LOSS_H_
 #define LOSSD_LOSS_LOSS_H_
 
@@ -162,18 +162,24 @@ struct BlockSummary {
   int64_t nonfinite_count = 0;
 };
 
-// Calls body(i) for each i in [0, count), in any order, on any threads, and returns when all calls have returned.
+// A row of more classes is evaluated in parts of so many, whose sums are folded in their order: by one thread or by
+// many, with the same bits.
+inline constexpr int64_t kRowPart = int64_t{1} << 17;
+
+// Calls body(i) for each i in [0, count), in any order, on any threads, several at a time, and returns when all calls
+// have returned. They see what the caller wrote, and the caller sees what they did. `body` throws nothing.
 using ParallelFor = absl::FunctionRef<void(int64_t count, absl::FunctionRef<void(int64_t i)> body)>;
 // In order, on this thread.
 void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body);
 
 // Evaluates the elements of these blocks into `results` (loss only with Reduction::kNone), and summaries[b] for each.
-// `parallel_for` may share a row of more than 131,072 classes among threads; the bits are the same.
+// `parallel_for` may share a row of more than kRowPart classes among threads; the bits are the same. Nothing is thrown
+// but what it throws, and then the results mean nothing.
 // REQUIRES: `blocks` in [0, plan.num_blocks); scratch has plan.scratch_bytes, aligned to 64, used by no other call;
 // summaries [plan.num_blocks].
 void EvaluateBlocks(const Plan& plan, const Inputs& inputs, const Weights& weights, Plan::Range blocks,
                     const Results& results, std::byte* scratch, std::span<BlockSummary> summaries,
-                    ParallelFor parallel_for = SerialFor) noexcept;
+                    ParallelFor parallel_for = SerialFor);
 
 // What the sum of the element losses is reduced to: NaN where the denominator is 0, and any NaN is the same one.
 double ReduceLoss(const Weights& weights, double loss_sum);

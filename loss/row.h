@@ -59,14 +59,15 @@ struct RowSums {
 };
 
 // Adds the sums of a part of a row, whose entries begin at `first`, to those of what is before it.
-// sum t (x - m) moves from one maximum to another by (old - new) sum t.
+// sum t (x - m) moves from one maximum to another by (old - new) sum t, where 0 * inf is 0.
 inline void Fold(const RowSums& part, int64_t first, RowSums& row) {
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
+  const auto move = [](const RowSums& sums, double by) { return sums.background == 0 ? 0 : sums.background * by; };
   if (part.max > row.max) {
     // The former maximum becomes one of the others.
     if (row.max != kLowest) {
       row.others = (row.others + 1) * std::exp(row.max - part.max);
-      row.background_dot += row.background * (row.max - part.max);
+      row.background_dot += move(row, row.max - part.max);
     }
     row.max = part.max;
     row.argmax = first + part.argmax;
@@ -75,7 +76,7 @@ inline void Fold(const RowSums& part, int64_t first, RowSums& row) {
     row.others += part.others;
   } else {
     row.others += (part.others + 1) * (part.max == row.max ? 1 : std::exp(part.max - row.max));
-    if (part.max != row.max) row.background_dot += part.background * (part.max - row.max);
+    if (part.max != row.max) row.background_dot += move(part, part.max - row.max);
   }
   row.background += part.background;
   row.background_dot += part.background_dot;
@@ -95,10 +96,6 @@ constexpr double WithoutDust(double sum, int64_t terms) {
 // Rows are reduced in blocks of so many elements.
 template <typename T>
 inline constexpr int64_t kRowBlock = 8192 / static_cast<int64_t>(sizeof(T));
-
-// A row of more classes is evaluated in parts of so many, whose sums are folded in their order: by one thread or by
-// many, with the same bits.
-inline constexpr int64_t kRowPart = int64_t{1} << 17;
 
 // The exponentials of a row, which `reduce` has computed and `scatter` would have to compute again: to read them from
 // the cache costs a third. exps [num_classes, and up to a cache line], aligned to 64; each block of kRowBlock has its
@@ -171,7 +168,8 @@ struct RowKernels {
   void (*reduce)(const RowRange<S>& rows, const Background<T>& background, const PendingRows<S>& pending,
                  RowSums* sums);
 
-  // Writes the entries [first, first + size) of a row, where `first` is a multiple of kRowBlock. dx may be x.
+  // Writes the entries [first, first + size) of a row, where `first` is a multiple of kRowBlock. x and dx are the whole
+  // row's, and may be the same.
   void (*scatter)(const S* x, int64_t first, int64_t size, const Gradient<T>& gradient, S* dx);
   void (*scatter_wide)(const S* x, int64_t first, int64_t size, const Gradient<T>& gradient, T* dx);
 

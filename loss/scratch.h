@@ -1,5 +1,4 @@
-// How a plan's rows are taken to the kernels, and where a thread keeps what it needs for one tile of them. Internal to
-// loss/.
+// How a plan's rows are taken to the kernels, and where what is needed for one tile of them is kept. Internal to loss/.
 #ifndef LOSSD_LOSS_SCRATCH_H_
 #define LOSSD_LOSS_SCRATCH_H_
 
@@ -29,7 +28,8 @@ struct ScratchLayout {
   static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
   static constexpr int64_t kMaxPointBytes = 1 << 18;
   static constexpr int64_t kMaxKeptBytes = 1 << 19;  // of a row's exponentials: half of many an L2 cache
-  static constexpr int64_t kMaxShortRow = 128;       // classes; a longer row fills its vectors well
+  static_assert(kMaxKeptBytes / static_cast<int64_t>(sizeof(float)) <= kRowPart, "nothing is kept of a row in parts");
+  static constexpr int64_t kMaxShortRow = 128;  // classes; a longer row fills its vectors well
 
   explicit ScratchLayout(const Plan& plan) : modified(IsModified(plan)), layout(LayoutOf(plan)) {
     const DataType compute = plan.compute_type;

@@ -114,7 +114,7 @@ class SoftmaxLoss {
     WriteGradientRows(range, x);
   }
 
-  // body(first, size, i) for the i-th part of a row, on any threads.
+  // body(first, size, i) for the i-th part of a row, on any threads. What they stream has arrived when it returns.
   template <typename Body>
   void ForEachPart(const Body& body) const {
     const int64_t num_classes = plan_.num_classes;
@@ -135,7 +135,9 @@ class SoftmaxLoss {
       Background<T> b = background;
       if (b.probabilities != nullptr) b.probabilities += offset;
       ForEachPart([&](int64_t first, int64_t size, int64_t i) {
-        kernels_.reduce({rows.x + offset + first, size}, b.From(first), {}, &parts[static_cast<size_t>(i)]);
+        RowSums sums;  // not among its neighbours, which other threads are writing
+        kernels_.reduce({rows.x + offset + first, size}, b.From(first), {}, &sums);
+        parts[static_cast<size_t>(i)] = sums;
       });
       RowSums& sums = sums_[row] = {.max = -std::numeric_limits<double>::infinity()};
       for (int64_t i = 0; i < layout_.num_parts; ++i) Fold(parts[static_cast<size_t>(i)], i * kRowPart, sums);

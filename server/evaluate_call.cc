@@ -3,20 +3,16 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
-#include "absl/time/clock.h"
-#include "server/log.h"
 #include "wire/metadata.h"
 
 namespace lossd {
 namespace {
 
-constexpr char kMethod[] = "Evaluate";
 constexpr char kPushbackMilliseconds[] = "100";
 
 }  // namespace
 
 void EvaluateCall::OnStart() {
-  context_.metrics.CallStarted(kMethod);
   if (const absl::Status status = evaluation_.Enter(DeclaredBytes()); !status.ok()) return Fail(status);
   rpc_.Read();
 }
@@ -48,12 +44,8 @@ void EvaluateCall::Compute() {
 void EvaluateCall::Fail(const absl::Status& status) {
   if (evaluation_.may_retry()) rpc_.AddTrailingMetadata(kPushbackKey, kPushbackMilliseconds);
   evaluation_.CountRefusal();
-  LogRefusal(kMethod, status);
+  LogRefusal(status);
   rpc_.Finish(status);
-}
-
-void EvaluateCall::OnEnd(absl::StatusCode code) {
-  context_.metrics.CallHandled(kMethod, CodeName(code), absl::ToDoubleSeconds(absl::Now() - rpc_.started()));
 }
 
 }  // namespace lossd

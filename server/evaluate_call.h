@@ -5,27 +5,25 @@
 #include <cstdint>
 #include <optional>
 
+#include "server/call.h"
 #include "server/evaluation.h"
 #include "server/rpc.h"
-#include "server/service.h"
 
 namespace lossd {
 
-class EvaluateCall final : public RpcHandler {
+class EvaluateCall final : public CountedCall {
  public:
-  EvaluateCall(const ServiceContext& context, Rpc& rpc) : context_(context), rpc_(rpc), evaluation_(context, rpc) {}
+  EvaluateCall(const ServiceContext& context, Rpc& rpc)
+      : CountedCall(context, rpc, "Evaluate"), evaluation_(context, rpc) {}
 
   void OnStart() override;
   void OnRead(std::optional<grpc::ByteBuffer> message) override;
-  void OnEnd(absl::StatusCode code) override;
 
  private:
   std::optional<int64_t> DeclaredBytes() const;
   void Compute();
   void Fail(const absl::Status& status);
 
-  const ServiceContext& context_;
-  Rpc& rpc_;
   Evaluation evaluation_;
 };
 

@@ -12,8 +12,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/call.h"
 #include "server/rpc.h"
-#include "server/service.h"
 #include "server/wire.h"
 
 namespace lossd {

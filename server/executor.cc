@@ -24,6 +24,14 @@ struct alignas(64) Share {
   int64_t end;
 };
 
+// That a body of a loop is on the stack.
+struct InLoop {
+  InLoop() { ++depth; }
+  ~InLoop() { --depth; }
+  static thread_local int depth;
+};
+thread_local int InLoop::depth = 0;
+
 }  // namespace
 
 struct Executor::Pool {
@@ -82,6 +90,7 @@ void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(
   }
   std::atomic<uint64_t>& handovers = pool_->handovers;
   const auto work = [&](int worker) {
+    const InLoop in_loop;
     handovers.fetch_add(1, std::memory_order_acquire);
     for (int i = 0; i < workers; ++i) {
       Share& share = shares[static_cast<size_t>((worker + i) % workers)];
@@ -96,9 +105,15 @@ void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(
   };
   handovers.fetch_add(1, std::memory_order_release);
   if (workers <= 1) return work(0);
-  // Isolated: a thread that waits for its last block must not start somebody else's call meanwhile. Workers are
-  // numbered here rather than by TBB, whose arenas may have a slot more than they have threads.
-  tbb::this_task_arena::isolate([&] { tbb::parallel_for(0, workers, work, tbb::simple_partitioner()); });
+  // Workers are numbered here rather than by TBB, whose arenas may have a slot more than they have threads.
+  const auto loop = [&] { tbb::parallel_for(0, workers, work, tbb::simple_partitioner()); };
+  // Isolated: a thread that waits for its last block must not start somebody else's call meanwhile. But it may help
+  // with a loop within its own one.
+  if (InLoop::depth > 0) {
+    loop();
+  } else {
+    tbb::this_task_arena::isolate(loop);
+  }
   handovers.fetch_add(1, std::memory_order_acquire);
 }
 

@@ -25,9 +25,10 @@ class Executor {
 
   // Calls body(begin, end, worker) for runs of neighbours that make up [0, count), on as many threads as are free, and
   // returns when all calls have returned. A run is shorter than `longest` where others would have nothing left to do.
-  // Two calls at the same time have different workers in [0, threads()); everything the caller wrote before is visible
-  // to them, and what they wrote is visible after. `body` must not throw. A single index runs on the calling thread,
-  // and wakes nobody. REQUIRES: longest >= 1; called from `work` of Submit(), or from a `body`.
+  // Two calls of one loop at the same time have different workers in [0, threads()); everything the caller wrote before
+  // is visible to them, and what they wrote is visible after. If calls throw, the rest may not run, and one of the
+  // exceptions is thrown here. A single index runs on the calling thread, and wakes nobody. REQUIRES: longest >= 1;
+  // called from `work` of Submit(), or from a `body`.
   void ForEach(int64_t count, int64_t longest, const std::function<void(int64_t begin, int64_t end, int worker)>& body);
 
  private:

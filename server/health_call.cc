@@ -1,5 +1,6 @@
 #include "server/health_call.h"
 
+#include "lossd/v1/loss.grpc.pb.h"
 #include "server/wire.h"
 
 namespace lossd {

@@ -11,8 +11,8 @@
 #include <string>
 
 #include "grpc/health/v1/health.pb.h"
+#include "server/call.h"
 #include "server/rpc.h"
-#include "server/service.h"
 
 namespace lossd {
 

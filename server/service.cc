@@ -3,10 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "server/evaluate_call.h"
 #include "server/health_call.h"
-#include "server/log.h"
 #include "server/reflection_call.h"
 #include "server/stream_call.h"
 #include "server/wire.h"
@@ -34,29 +32,9 @@ v1::GetServerInfoResponse InfoOf(const Config& config) {
   return info;
 }
 
-// A call that is answered at once, and counted.
-class ShortCall : public RpcHandler {
+class InfoCall final : public CountedCall {
  public:
-  ShortCall(const ServiceContext& context, Rpc& rpc, const char* method)
-      : context_(context), rpc_(rpc), method_(method) {
-    context_.metrics.CallStarted(method_);
-  }
-  void OnRead(std::optional<grpc::ByteBuffer>) override {}
-  void OnEnd(absl::StatusCode code) override {
-    context_.metrics.CallHandled(method_, CodeName(code), absl::ToDoubleSeconds(absl::Now() - rpc_.started()));
-  }
-
- protected:
-  const ServiceContext& context_;
-  Rpc& rpc_;
-
- private:
-  const char* const method_;
-};
-
-class InfoCall final : public ShortCall {
- public:
-  InfoCall(const ServiceContext& context, Rpc& rpc) : ShortCall(context, rpc, "GetServerInfo") {}
+  InfoCall(const ServiceContext& context, Rpc& rpc) : CountedCall(context, rpc, "GetServerInfo") {}
   void OnStart() override { rpc_.Read(); }
   void OnRead(std::optional<grpc::ByteBuffer> message) override {
     v1::GetServerInfoRequest request;
@@ -68,15 +46,16 @@ class InfoCall final : public ShortCall {
 };
 
 // A method that is nobody's.
-class UnknownCall final : public ShortCall {
+class UnknownCall final : public CountedCall {
  public:
   UnknownCall(const ServiceContext& context, Rpc& rpc, std::string name)
-      : ShortCall(context, rpc, "unknown"), name_(std::move(name)) {}
+      : CountedCall(context, rpc, "unknown"), name_(std::move(name)) {}
   void OnStart() override {
     rpc_.Finish(absl::UnimplementedError(
         absl::StrCat("there is no method ", name_.substr(0, kMaxNameBytes),
                      " here; those of lossd.v1.LossService are Evaluate, EvaluateStream and GetServerInfo")));
   }
+  void OnRead(std::optional<grpc::ByteBuffer>) override {}
 
  private:
   static constexpr size_t kMaxNameBytes = 200;
@@ -95,14 +74,6 @@ std::unique_ptr<RpcHandler> MakeHandler(const ServiceContext& context, const std
     return std::make_unique<ReflectionCall>(rpc);
   }
   return std::make_unique<UnknownCall>(context, rpc, method);
-}
-
-void LogRefusal(const char* method, const absl::Status& status) {
-  if (absl::IsInternal(status)) {
-    LogError(absl::StrCat(method, " failed: ", status.message()));
-  } else {
-    LogDebug([&] { return absl::StrCat(method, " refused, ", CodeName(status.code()), ": ", status.message()); });
-  }
 }
 
 }  // namespace lossd

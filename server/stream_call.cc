@@ -2,13 +2,10 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
-#include "server/log.h"
+#include "absl/time/time.h"
 
 namespace lossd {
 namespace {
-
-constexpr char kMethod[] = "EvaluateStream";
 
 // Batches of one stream that are in the server at once: enough to receive, compute and send at the same time.
 constexpr size_t kMaxBatches = 16;
@@ -19,7 +16,6 @@ constexpr absl::Duration kWait = absl::Milliseconds(2);  // until room is looked
 }  // namespace
 
 void StreamCall::OnStart() {
-  context_.metrics.CallStarted(kMethod);
   std::lock_guard<std::mutex> lock(mutex_);
   Advance();
 }
@@ -39,7 +35,8 @@ void StreamCall::OnRead(std::optional<grpc::ByteBuffer> message) {
   Begin(*message);
 }
 
-// The message that is waiting_. Nothing is read meanwhile, so there is only one.
+// The message that is waiting_. Nothing is read meanwhile, so there is only one. While it waits nothing is held for it
+// but its bytes, so that streams cannot wait for each other: it is parsed anew each time.
 void StreamCall::Begin(const grpc::ByteBuffer& message) {
   auto batch = std::make_unique<Batch>(Batch{{context_, rpc_}, static_cast<int64_t>(message.Length()), std::nullopt});
   absl::Status status = batch->evaluation.Enter(batch->bytes);
@@ -69,7 +66,7 @@ void StreamCall::Compute(Batch& batch) { Answer(batch, batch.evaluation.Evaluate
 void StreamCall::Answer(Batch& batch, absl::StatusOr<MessageWriter> answer) {
   if (!answer.ok()) {
     batch.evaluation.CountRefusal();
-    LogRefusal(kMethod, answer.status());
+    LogRefusal(answer.status());
   }
   grpc::ByteBuffer message = EncodeStreamed(batch.evaluation.sequence(), std::move(answer));
   std::lock_guard<std::mutex> lock(mutex_);
@@ -140,10 +137,6 @@ bool StreamCall::HasRoom() const {
   for (const auto& batch : batches_) bytes += batch->bytes;
   const bool window = batches_.empty() || (batches_.size() < kMaxBatches && bytes <= kMaxBatchesBytes);
   return window && context_.admission.HasRoom(last_bytes_);
-}
-
-void StreamCall::OnEnd(absl::StatusCode code) {
-  context_.metrics.CallHandled(kMethod, CodeName(code), absl::ToDoubleSeconds(absl::Now() - rpc_.started()));
 }
 
 }  // namespace lossd

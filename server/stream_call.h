@@ -8,21 +8,20 @@
 #include <mutex>
 #include <optional>
 
+#include "server/call.h"
 #include "server/evaluation.h"
 #include "server/rpc.h"
-#include "server/service.h"
 
 namespace lossd {
 
-class StreamCall final : public RpcHandler {
+class StreamCall final : public CountedCall {
  public:
-  StreamCall(const ServiceContext& context, Rpc& rpc) : context_(context), rpc_(rpc) {}
+  StreamCall(const ServiceContext& context, Rpc& rpc) : CountedCall(context, rpc, "EvaluateStream") {}
 
   void OnStart() override;
   void OnRead(std::optional<grpc::ByteBuffer> message) override;
   void OnWrite(bool ok) override;
   void OnWake() override;
-  void OnEnd(absl::StatusCode code) override;
 
  private:
   // A batch that has been read and not yet been answered.
@@ -43,8 +42,6 @@ class StreamCall final : public RpcHandler {
   void WriteNext();
   bool HasRoom() const;
 
-  const ServiceContext& context_;
-  Rpc& rpc_;
   std::mutex mutex_;
   std::deque<std::unique_ptr<Batch>> batches_;  // in the order of the requests
   std::optional<grpc::ByteBuffer> waiting_;     // read, but there is no memory for it yet

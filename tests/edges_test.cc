@@ -197,6 +197,20 @@ TEST(EdgesTest, LossesThatFloat32CannotHoldCountAsNonfinite) {
   EXPECT_EQ(testing::Evaluate(batch)->summary.nonfinite_count, 1);
 }
 
+// Further apart than any double, in different blocks and parts of a row.
+TEST(EdgesTest, DoublesThatAreTooFarApart) {
+  for (const int64_t num_classes : {3000, 140000}) {
+    for (const int64_t place : {int64_t{0}, num_classes - 1}) {
+      Batch batch;
+      batch.logits = OwnedTensor({DataType::kFloat64, {1, num_classes}});
+      for (int64_t i = 0; i < num_classes; ++i) batch.logits.set(i, i == place ? 1e308 : -1e308);
+      batch.targets = OwnedTensor::Indices({1}, {place});
+      batch.spec.outputs = {Output::kLogitsGradient};
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << ' ' << place;
+    }
+  }
+}
+
 TEST(EdgesTest, LongRowsInDouble) {
   std::mt19937_64 random(1);
   for (double scale : {0.01, 1.0, 30.0}) {
@@ -212,11 +226,17 @@ TEST(EdgesTest, RowsOfSeveralParts) {
   constexpr int64_t kClasses = 2 * kRowPart + 77;
   std::mt19937_64 random(2);
   DataType type = DataType::kFloat32, targets = DataType::kInt64;
+  int64_t num_classes = kClasses, sparse_size = 0;
   const auto compare = [&](const char* name, double smoothing, const std::function<void(Batch&)>& change) {
-    type = type == DataType::kFloat32 ? DataType::kBfloat16 : DataType::kFloat32;
-    Batch batch = testing::RandomBatch(
-        {.type = type, .target_type = targets, .outer = {1}, .num_classes = kClasses, .class_weights = smoothing != 0},
-        random);
+    constexpr DataType kNext[] = {DataType::kBfloat16, DataType::kFloat64, DataType::kFloat32};
+    type = kNext[type == DataType::kFloat32 ? 0 : type == DataType::kBfloat16 ? 1 : 2];
+    Batch batch = testing::RandomBatch({.type = type,
+                                        .target_type = targets,
+                                        .outer = {1},
+                                        .num_classes = num_classes,
+                                        .sparse_size = sparse_size,
+                                        .class_weights = smoothing != 0},
+                                       random);
     batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
     batch.spec.outputs = {Output::kLogitsGradient, Output::kPredictedClass, Output::kLogSumExp, Output::kEntropy};
     change(batch);
@@ -248,6 +268,21 @@ TEST(EdgesTest, RowsOfSeveralParts) {
   compare("probabilities", 0, [](Batch&) {});
   compare("probabilities, smoothed", 0.1, [](Batch&) {});
   targets = DataType::kInt64;
+  const auto set_upstream = [](Batch& batch) { batch.upstream_gradient = OwnedTensor::Doubles({}, {1e39}); };
+  compare("extreme upstream", 0.1, set_upstream);
+  for (const int64_t size : {kRowPart, kRowPart + 1}) {
+    num_classes = size;
+    compare("a part, and one more", 0.1, [](Batch&) {});
+  }
+  num_classes = kClasses;
+  compare("ignored", 0, [](Batch& batch) { batch.targets.set(0, -100); });
+  sparse_size = 7;
+  compare("sparse", 0.1, [&](Batch& batch) {
+    const int64_t places[] = {kClasses - 1, 0, kRowPart, kRowPart - 1, 2 * kRowPart, 5, kRowPart + 9};
+    for (int64_t k = 0; k < sparse_size; ++k) batch.targets.set(k, static_cast<double>(places[k]));
+  });
+  compare("sparse, extreme upstream", 0, set_upstream);
+  sparse_size = 0;
   compare("all -inf", 0, [&](Batch& batch) { fill(batch, 0, kClasses, -kInf); });
 }
 

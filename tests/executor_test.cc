@@ -3,6 +3,7 @@
 #include <atomic>
 #include <latch>
 #include <memory>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -146,6 +147,26 @@ TEST_P(ExecutorTest, ALoopInEachBodyOfALoop) {
       ASSERT_EQ(sums[static_cast<size_t>(outer)], outer * kInner + kInner * (kInner - 1) / 2) << "in round " << round;
     }
   }
+}
+
+TEST_P(ExecutorTest, WhatABodyThrowsIsThrownByTheLoop) {
+  Executor executor(GetParam());
+  std::atomic<int> caught = 0;
+  SubmitAndWait(executor, [&] {
+    for (const int64_t count : {1, 50}) {
+      try {
+        executor.ForEach(count, 1, [&](int64_t begin, int64_t, int) {
+          if (begin == count - 1) executor.ForEach(count, 1, [](int64_t, int64_t, int) { throw std::bad_alloc(); });
+        });
+      } catch (const std::bad_alloc&) {
+        ++caught;
+      }
+    }
+  });
+  EXPECT_EQ(caught, 2);
+  std::atomic<int64_t> sum = 0;
+  SubmitAndWait(executor, [&] { executor.ForEach(50, 1, [&](int64_t i, int64_t, int) { sum += i; }); });
+  EXPECT_EQ(sum, 50 * 49 / 2);
 }
 
 // A loop waits for its own bodies only: were it to run another submission meanwhile, that one would wait for a loop

@@ -1,0 +1,27 @@
+#include "server/call.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/log.h"
+#include "server/wire.h"
+
+namespace lossd {
+
+CountedCall::CountedCall(const ServiceContext& context, Rpc& rpc, const char* method)
+    : context_(context), rpc_(rpc), method_(method) {
+  context_.metrics.CallStarted(method_);
+}
+
+void CountedCall::OnEnd(absl::StatusCode code) {
+  context_.metrics.CallHandled(method_, CodeName(code), absl::ToDoubleSeconds(absl::Now() - rpc_.started()));
+}
+
+void CountedCall::LogRefusal(const absl::Status& status) const {
+  if (absl::IsInternal(status)) {
+    LogError(absl::StrCat(method_, " failed: ", status.message()));
+  } else {
+    LogDebug([&] { return absl::StrCat(method_, " refused, ", CodeName(status.code()), ": ", status.message()); });
+  }
+}
+
+}  // namespace lossd
