@@ -7,7 +7,8 @@
 //   Summary summary = Summarize(*plan, *weights, blocks, results);
 //
 // The result has the same bits for every order and number of threads. Everything here is stateless and thread-safe;
-// what follows a successful WeighElements() never fails, and allocates nothing of its own. What each loss is: docs/numerics.md.
+// what follows a successful WeighElements() never fails, and allocates nothing of its own. What each loss is:
+// docs/numerics.md.
 #ifndef LOSSD_LOSS_LOSS_H_
 #define LOSSD_LOSS_LOSS_H_
 
