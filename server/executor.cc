@@ -24,13 +24,34 @@ struct alignas(64) Share {
   int64_t end;
 };
 
-// That a body of a loop is on the stack.
-struct InLoop {
-  InLoop() { ++depth; }
-  ~InLoop() { --depth; }
-  static thread_local int depth;
+// On the stack of who waits for a loop, and of its workers, whether they return or throw: what is released by one is
+// acquired by the other, for tools that cannot see into TBB.
+class Caller {
+ public:
+  explicit Caller(std::atomic<uint64_t>& handovers) : handovers_(handovers) {
+    handovers_.fetch_add(1, std::memory_order_release);
+  }
+  ~Caller() { handovers_.fetch_add(1, std::memory_order_acquire); }
+
+ private:
+  std::atomic<uint64_t>& handovers_;
 };
-thread_local int InLoop::depth = 0;
+class Worker {
+ public:
+  explicit Worker(std::atomic<uint64_t>& handovers) : handovers_(handovers) {
+    handovers_.fetch_add(1, std::memory_order_acquire);
+    ++depth;
+  }
+  ~Worker() {
+    --depth;
+    handovers_.fetch_add(1, std::memory_order_release);
+  }
+  static thread_local int depth;  // of loops within loops
+
+ private:
+  std::atomic<uint64_t>& handovers_;
+};
+thread_local int Worker::depth = 0;
 
 }  // namespace
 
@@ -48,8 +69,7 @@ struct Executor::Pool {
   std::mutex mutex;
   std::condition_variable idle;
   int64_t pending = 0;
-  // What ForEach() hands over and takes back: released after, acquired before, for tools that cannot see into TBB. It
-  // lives here because memory of the caller's stack has been something else before, and they remember.
+  // Of Caller and Worker. It lives here because the caller's stack has been something else before, and tools remember.
   alignas(64) std::atomic<uint64_t> handovers = 0;
 };
 
@@ -88,10 +108,10 @@ void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(
     shares[static_cast<size_t>(i)].next = count * i / workers;
     shares[static_cast<size_t>(i)].end = count * (i + 1) / workers;
   }
-  std::atomic<uint64_t>& handovers = pool_->handovers;
+  std::atomic<uint64_t>& handovers = pool_->handovers;  // captured: pool_ may be read after the hand-over only
+  const Caller caller(handovers);
   const auto work = [&](int worker) {
-    const InLoop in_loop;
-    handovers.fetch_add(1, std::memory_order_acquire);
+    const Worker scope(handovers);
     for (int i = 0; i < workers; ++i) {
       Share& share = shares[static_cast<size_t>((worker + i) % workers)];
       for (int64_t begin = share.next; begin < share.end;) {
@@ -101,20 +121,17 @@ void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(
         begin = share.next;
       }
     }
-    handovers.fetch_add(1, std::memory_order_release);
   };
-  handovers.fetch_add(1, std::memory_order_release);
   if (workers <= 1) return work(0);
   // Workers are numbered here rather than by TBB, whose arenas may have a slot more than they have threads.
   const auto loop = [&] { tbb::parallel_for(0, workers, work, tbb::simple_partitioner()); };
   // Isolated: a thread that waits for its last block must not start somebody else's call meanwhile. But it may help
   // with a loop within its own one.
-  if (InLoop::depth > 0) {
+  if (Worker::depth > 0) {
     loop();
   } else {
     tbb::this_task_arena::isolate(loop);
   }
-  handovers.fetch_add(1, std::memory_order_acquire);
 }
 
 }  // namespace lossd
