@@ -41,9 +41,7 @@ void LossdCall::EvaluateOnce(Executor& executor) {
   const Plan plan = ValueOrDie(MakePlan(problem_.spec, TypesOf(problem_.inputs)));
   const Weights weights = ValueOrDie(WeighElements(plan, problem_.inputs));
   const auto parallel_for = [&](int64_t count, absl::FunctionRef<void(int64_t)> body) {
-    executor.ForEach(count, 1, [&](int64_t begin, int64_t end, int) {
-      while (begin < end) body(begin++);
-    });
+    executor.ForEach(count, body);
   };
   executor.ForEach(plan.num_blocks, plan.run_blocks, [&](int64_t begin, int64_t end, int worker) {
     std::byte* const mine = scratch_.data() + worker * plan.scratch_bytes;

@@ -212,9 +212,7 @@ absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& wei
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan_.num_blocks));
   std::atomic<bool> skipped = false;
   const auto parallel_for = [this](int64_t count, absl::FunctionRef<void(int64_t)> body) {
-    context_.executor.ForEach(count, 1, [&](int64_t begin, int64_t end, int) {
-      while (begin < end) body(begin++);
-    });
+    context_.executor.ForEach(count, body);
   };
   context_.executor.ForEach(plan_.num_blocks, run_blocks_, [&](int64_t begin, int64_t end, int worker) {
     if (!rpc_.CheckAlive().ok()) skipped.store(true, std::memory_order_relaxed);

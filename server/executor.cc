@@ -10,6 +10,7 @@
 #include <mutex>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/fixed_array.h"
 
 namespace lossd {
@@ -24,34 +25,7 @@ struct alignas(64) Share {
   int64_t end;
 };
 
-// On the stack of who waits for a loop, and of its workers, whether they return or throw: what is released by one is
-// acquired by the other, for tools that cannot see into TBB.
-class Caller {
- public:
-  explicit Caller(std::atomic<uint64_t>& handovers) : handovers_(handovers) {
-    handovers_.fetch_add(1, std::memory_order_release);
-  }
-  ~Caller() { handovers_.fetch_add(1, std::memory_order_acquire); }
-
- private:
-  std::atomic<uint64_t>& handovers_;
-};
-class Worker {
- public:
-  explicit Worker(std::atomic<uint64_t>& handovers) : handovers_(handovers) {
-    handovers_.fetch_add(1, std::memory_order_acquire);
-    ++depth;
-  }
-  ~Worker() {
-    --depth;
-    handovers_.fetch_add(1, std::memory_order_release);
-  }
-  static thread_local int depth;  // of loops within loops
-
- private:
-  std::atomic<uint64_t>& handovers_;
-};
-thread_local int Worker::depth = 0;
+thread_local int loops_inside = 0;  // of how many loops a body is on the stack
 
 }  // namespace
 
@@ -69,7 +43,8 @@ struct Executor::Pool {
   std::mutex mutex;
   std::condition_variable idle;
   int64_t pending = 0;
-  // Of Caller and Worker. It lives here because the caller's stack has been something else before, and tools remember.
+  // What ForEach() hands over and takes back: released after, acquired before, for tools that cannot see into TBB. It
+  // lives here because the caller's stack has been something else before, and they remember.
   alignas(64) std::atomic<uint64_t> handovers = 0;
 };
 
@@ -99,7 +74,7 @@ void Executor::Submit(std::function<void()> work) {
   });
 }
 
-void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(int64_t, int64_t, int)>& body) {
+void Executor::ForEach(int64_t count, int64_t longest, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
   const int workers = static_cast<int>(std::min<int64_t>(count, pool_->threads));
   // Each worker begins with a share of neighbours, whose memory follows one another, and then helps with what is left
   // of the others'.
@@ -109,9 +84,15 @@ void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(
     shares[static_cast<size_t>(i)].end = count * (i + 1) / workers;
   }
   std::atomic<uint64_t>& handovers = pool_->handovers;  // captured: pool_ may be read after the hand-over only
-  const Caller caller(handovers);
+  handovers.fetch_add(1, std::memory_order_release);
+  const absl::Cleanup take_back = [&] { handovers.fetch_add(1, std::memory_order_acquire); };
   const auto work = [&](int worker) {
-    const Worker scope(handovers);
+    handovers.fetch_add(1, std::memory_order_acquire);
+    ++loops_inside;
+    const absl::Cleanup hand_back = [&] {
+      --loops_inside;
+      handovers.fetch_add(1, std::memory_order_release);
+    };
     for (int i = 0; i < workers; ++i) {
       Share& share = shares[static_cast<size_t>((worker + i) % workers)];
       for (int64_t begin = share.next; begin < share.end;) {
@@ -127,11 +108,17 @@ void Executor::ForEach(int64_t count, int64_t longest, const std::function<void(
   const auto loop = [&] { tbb::parallel_for(0, workers, work, tbb::simple_partitioner()); };
   // Isolated: a thread that waits for its last block must not start somebody else's call meanwhile. But it may help
   // with a loop within its own one.
-  if (Worker::depth > 0) {
+  if (loops_inside > 0) {
     loop();
   } else {
     tbb::this_task_arena::isolate(loop);
   }
+}
+
+void Executor::ForEach(int64_t count, absl::FunctionRef<void(int64_t)> body) {
+  ForEach(count, 1, [body](int64_t begin, int64_t end, int) {
+    for (; begin < end; ++begin) body(begin);
+  });
 }
 
 }  // namespace lossd

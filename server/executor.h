@@ -6,6 +6,8 @@
 #include <functional>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
+
 namespace lossd {
 
 // Thread-safe.
@@ -29,7 +31,9 @@ class Executor {
   // is visible to them, and what they wrote is visible after. If calls throw, the rest may not run, and one of the
   // exceptions is thrown here. A single index runs on the calling thread, and wakes nobody. REQUIRES: longest >= 1;
   // called from `work` of Submit(), or from a `body`.
-  void ForEach(int64_t count, int64_t longest, const std::function<void(int64_t begin, int64_t end, int worker)>& body);
+  void ForEach(int64_t count, int64_t longest, absl::FunctionRef<void(int64_t begin, int64_t end, int worker)> body);
+  // The same with body(index): a ParallelFor of loss.h.
+  void ForEach(int64_t count, absl::FunctionRef<void(int64_t index)> body);
 
  private:
   struct Pool;

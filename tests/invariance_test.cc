@@ -170,7 +170,7 @@ TEST(InvarianceTest, AnyNumberOfThreadsToALongRow) {
     Batch batch = testing::RandomBatch({.type = type,
                                         .target_type = targets,
                                         .outer = {2},
-                                        .num_classes = 3 * 131072 + 1003,
+                                        .num_classes = 3 * kRowPart + 1003,
                                         .inner = inner > 1 ? Shape{inner} : Shape{},
                                         .class_weights = true},
                                        random);
