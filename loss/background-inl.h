@@ -48,15 +48,24 @@ HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
   }
 }
 
-// t_j. load(pointer) makes a vector of what a row has there.
+// What BackgroundAt() leaves out of every t_j.
+constexpr bool LeavesOutScale(BackgroundKind kind) {
+  return kind == BackgroundKind::kUniform || kind == BackgroundKind::kWeights;
+}
+template <typename T>
+double BackgroundScale(const Background<T>& b) {
+  return LeavesOutScale(KindOf(b)) ? b.beta : 1;
+}
+
+// t_j over BackgroundScale(). load(pointer) makes a vector of what a row has there.
 template <BackgroundKind kKind, class D, class Load, typename T = hn::TFromD<D>>
 HWY_INLINE hn::Vec<D> BackgroundAt(D d, const Background<T>& b, const Load& load) {
   if constexpr (kKind == BackgroundKind::kNone) {
     return hn::Zero(d);
   } else if constexpr (kKind == BackgroundKind::kUniform) {
-    return hn::Set(d, static_cast<T>(b.beta));
+    return hn::Set(d, T{1});
   } else if constexpr (kKind == BackgroundKind::kWeights) {
-    return hn::Mul(load(b.weights), hn::Set(d, static_cast<T>(b.beta)));
+    return load(b.weights);
   } else {
     const auto alpha = hn::Set(d, static_cast<T>(b.alpha)), beta = hn::Set(d, static_cast<T>(b.beta));
     const auto q = hn::MulAdd(load(b.probabilities), alpha, beta);
@@ -65,10 +74,11 @@ HWY_INLINE hn::Vec<D> BackgroundAt(D d, const Background<T>& b, const Load& load
   }
 }
 
-// p e_j - s t_j, an entry of the gradient; p has the factor of ScaledExp() in it.
+// p e_j - s t_j, an entry of the gradient; p has the factor of ScaledExp() in it, s has BackgroundScale().
 template <BackgroundKind kKind, class D, class Load, class V = hn::Vec<D>>
 HWY_INLINE V GradientEntry(D d, V p, V e, V s, const Background<hn::TFromD<D>>& b, const Load& load) {
   if constexpr (kKind == BackgroundKind::kNone) return hn::Mul(p, e);
+  if constexpr (kKind == BackgroundKind::kUniform) return hn::MulSub(p, e, s);
   return hn::NegMulAdd(s, BackgroundAt<kKind>(d, b, load), hn::Mul(p, e));
 }
 
@@ -79,14 +89,38 @@ struct BackgroundSums {
 
   HWY_INLINE void Clear(D d) { mass = dot = hn::Zero(d); }
 
-  // z is x - m, t of BackgroundAt(). kNone adds nothing, kUniform leaves `mass` to be known.
-  HWY_INLINE void Add(D d, hn::Vec<D> z, hn::Vec<D> t) {
+  // z is x - m; several vectors, added up among themselves first. kNone adds nothing, kUniform leaves `mass` to be
+  // known.
+  template <size_t kSize>
+  HWY_INLINE void Add(D d, const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
+    hn::Vec<D> finite[kSize];  // 0 * ln 0 = 0
+    for (size_t k = 0; k < kSize; ++k) finite[k] = hn::IfThenZeroElse(hn::Eq(t[k], hn::Zero(d)), z[k]);
+    AddProducts(finite, t);
+  }
+
+  // The same for those of whose t_j BackgroundAt() leaves out a scale, while there is no infinite z, nor a sum so large
+  // that it needs that scale: `dot` is not finite then.
+  template <size_t kSize>
+  HWY_INLINE void AddOrdinary(const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
     if constexpr (kKind == BackgroundKind::kUniform) {
-      dot = hn::MulAdd(t, z, dot);
-    } else if constexpr (kKind != BackgroundKind::kNone) {
-      mass = hn::Add(mass, t);
-      dot = hn::MulAdd(t, hn::IfThenZeroElse(hn::Eq(t, hn::Zero(d)), z), dot);  // 0 * ln 0 = 0
+      auto sum = z[0];
+      for (size_t k = 1; k < kSize; ++k) sum = hn::Add(sum, z[k]);
+      dot = hn::Add(dot, sum);
+    } else {
+      AddProducts(z, t);
     }
+  }
+
+ private:
+  template <size_t kSize>
+  HWY_INLINE void AddProducts(const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
+    auto sum = t[0], products = hn::Mul(t[0], z[0]);
+    for (size_t k = 1; k < kSize; ++k) {
+      sum = hn::Add(sum, t[k]);
+      products = hn::MulAdd(t[k], z[k], products);
+    }
+    mass = hn::Add(mass, sum);
+    dot = hn::Add(dot, products);
   }
 };
 

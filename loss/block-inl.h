@@ -49,38 +49,35 @@ class MaxScan {
   using V = hn::Vec<D>;
 
  public:
-  // The block is x [size], left in `copy` as T where it is stored as something else.
-  HWY_INLINE MaxScan(D d, const S* x, size_t size, T* copy)
-      : d_(d), x_(x), copy_(copy), size_(size), max_(hn::Set(d, -std::numeric_limits<T>::infinity())) {}
+  static constexpr size_t kMaxima = kBlock<T> / kUnroll;
+
+  // The block is x [size], left in `copy` as T where it is stored as something else. `maxima` [kMaxima]: room, aligned.
+  HWY_INLINE MaxScan(D d, const S* x, size_t size, T* copy, T* maxima)
+      : d_(d), x_(x), copy_(copy), maxima_(maxima), size_(size), max_(Lowest()) {}
 
   // A step, if there are so many elements left.
-  // Max(v, m): where v is NaN, x86 keeps m. Wherever NaN ends up, the sums catch it.
   HWY_INLINE void Step() {
     const size_t lanes = hn::Lanes(d_);
     if (HWY_UNLIKELY(next_ + kUnroll * lanes > size_)) return;
     for (size_t byte = 0; byte < kUnroll * hn::MaxLanes(d_) * sizeof(S); byte += kCacheLine) {
       FetchToL2(reinterpret_cast<const char*>(x_ + next_) + kAheadBytes + byte);
     }
-    const V lowest = hn::Set(d_, -std::numeric_limits<T>::infinity());
-    const V a = hn::Max(Load(next_ + lanes), hn::Max(Load(next_), lowest));
-    const V b = hn::Max(Load(next_ + 3 * lanes), hn::Max(Load(next_ + 2 * lanes), lowest));
-    Keep(hn::Max(a, b));
+    for (size_t k = 0; k < kUnroll; ++k) Raise(Load(next_ + k * lanes));
+    EndStep();
   }
 
   // Does what is left.
   HWY_INLINE BlockMax<T> Finish() {
     const size_t lanes = hn::Lanes(d_);
     while (next_ + kUnroll * lanes <= size_) Step();
-    const V lowest = hn::Set(d_, -std::numeric_limits<T>::infinity());
-    V last = lowest;
     size_t i = next_;
-    for (; i + lanes <= size_; i += lanes) last = hn::Max(Load(i), last);
+    for (; i + lanes <= size_; i += lanes) Raise(Load(i));
     if (i < size_) {
       const V v = LoadTail(d_, x_ + i, size_ - i);
       if constexpr (!std::is_same_v<S, T>) StoreTail(v, d_, copy_ + i, size_ - i);
-      last = hn::Max(hn::IfThenElse(hn::FirstN(d_, size_ - i), v, lowest), last);
+      Raise(hn::IfThenElse(hn::FirstN(d_, size_ - i), v, Lowest()));
     }
-    if (next_ < size_) Keep(last);
+    if (next_ < size_) EndStep();
     const T max = hn::GetLane(hn::MaxOfLanes(d_, max_));
     return {max, size_ == 0 ? 0 : PlaceOf(max)};
   }
@@ -97,9 +94,13 @@ class MaxScan {
     return v;
   }
 
-  HWY_INLINE void Keep(V max) {
-    hn::Store(max, d_, maxima_ + next_ / kUnroll);
-    max_ = hn::Max(max, max_);
+  HWY_INLINE V Lowest() const { return hn::Set(d_, -std::numeric_limits<T>::infinity()); }
+
+  // Where v is NaN, x86 keeps the other. Wherever NaN ends up, the sums catch it.
+  HWY_INLINE void Raise(V v) { max_ = hn::Max(v, max_); }
+
+  HWY_INLINE void EndStep() {
+    hn::Store(max_, d_, maxima_ + next_ / kUnroll);
     next_ += kUnroll * hn::Lanes(d_);
   }
 
@@ -115,10 +116,10 @@ class MaxScan {
   D d_;
   const S* x_;
   T* copy_;
+  T* maxima_;  // so far, by lane, after each step
   size_t size_;
   size_t next_ = 0;
   V max_;
-  HWY_ALIGN_MAX T maxima_[kBlock<T> / kUnroll];  // of each step, by lane
 };
 
 // Sums of one block relative to its own max.
@@ -164,18 +165,26 @@ class BlockAdder {
  public:
   HWY_INLINE BlockAdder(D d, V max) : d_(d), max_(max) { Clear(); }
 
-  // In accumulator k: e = exp(x - m), and t_j.
-  HWY_INLINE void Add(size_t k, V x, V e, V t) {
-    others_[k] = hn::Add(others_[k], e);
-    background_[k].Add(d_, hn::Sub(x, max_), t);
+  // In accumulator k: e = exp(x - m).
+  HWY_INLINE void Add(size_t k, const ExpParts<V>& e) { others_[k] = hn::MulAdd(e.fraction, e.power, others_[k]); }
+  // x_j and t_j of several vectors.
+  template <size_t kSize>
+  HWY_INLINE void AddBackground(const V (&x)[kSize], const V (&t)[kSize]) {
+    V z[kSize];
+    for (size_t k = 0; k < kSize; ++k) z[k] = hn::Sub(x[k], max_);
+    if constexpr (LeavesOutScale(kKind)) {
+      background_.AddOrdinary(z, t);
+    } else if constexpr (kKind != BackgroundKind::kNone) {
+      background_.Add(d_, z, t);
+    }
   }
 
   // To double, before a sum of T has too many terms.
   HWY_INLINE void Flush() {
     sums_.others += SumOf(d_, hn::Add(hn::Add(others_[0], others_[1]), hn::Add(others_[2], others_[3])));
-    for (size_t k = 0; kKind != BackgroundKind::kNone && k < kUnroll; ++k) {
-      sums_.background += SumOf(d_, background_[k].mass);
-      sums_.background_dot += SumOf(d_, background_[k].dot);
+    if constexpr (kKind != BackgroundKind::kNone) {
+      sums_.background += SumOf(d_, background_.mass);
+      sums_.background_dot += SumOf(d_, background_.dot);
     }
     Clear();
   }
@@ -187,33 +196,57 @@ class BlockAdder {
 
  private:
   HWY_INLINE void Clear() {
-    for (size_t k = 0; k < kUnroll; ++k) {
-      others_[k] = hn::Zero(d_);
-      background_[k].Clear(d_);
-    }
+    for (size_t k = 0; k < kUnroll; ++k) others_[k] = hn::Zero(d_);
+    background_.Clear(d_);
   }
 
   D d_;
   V max_;
   V others_[kUnroll];
-  BackgroundSums<kKind, D> background_[kUnroll];
+  BackgroundSums<kKind, D> background_;
   BlockSums sums_;
 };
+
+// The sums of the background alone, with its scale from the beginning, and 0 * ln 0 = 0.
+template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE void SumBackground(D d, const RowBlock<T>& block, const Background<T>& b, BlockSums& sums) {
+  const size_t lanes = hn::Lanes(d), n = block.size;
+  const auto max = hn::Set(d, block.max.max), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
+  sums.background = sums.background_dot = 0;
+  for (size_t i = 0; i < n; i += lanes) {
+    const auto load = [&](const T* row) HWY_ATTR {
+      return i + lanes <= n ? hn::LoadU(d, row + i) : LoadTail(d, row + i, n - i, T{0});
+    };
+    const auto t =
+        hn::Mul(scale, BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return load(p + block.offset); }));
+    BackgroundSums<kKind, D> part;
+    part.Clear(d);
+    const hn::Vec<D> z[] = {hn::Sub(load(block.x), max)};
+    const hn::Vec<D> valid[] = {i + lanes <= n ? t : hn::IfThenElseZero(hn::FirstN(d, n - i), t)};
+    part.Add(d, z, valid);
+    sums.background += SumOf(d, part.mass);
+    sums.background_dot += SumOf(d, part.dot);
+  }
+}
 
 // Meanwhile, the maximum of the next block is looked for, and what `meanwhile` writes is written. It may read `kept`:
 // of each place, before anything new is kept there. REQUIRES: |block.max.max| <= kOffsetAbove.
 template <BackgroundKind kKind, typename S, class Writer, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b, T* kept, MaxScan<D, S>& next,
-                                const Writer& meanwhile) {
+HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b, T* kept,
+                                MaxScan<D, S>& next_block, const Writer& meanwhile) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
   const V max = hn::Set(d, block.max.max);
   const auto origin = OriginOf(d, max);
   const double factor = FactorOf(d, block.max.max, origin);
   BlockAdder<kKind, D> adder(d, max);
+  MaxScan<D, S> next = next_block;  // both in registers
   Writer writer = meanwhile;
   const auto background_at = [&](size_t i) HWY_ATTR {
     return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
+  };
+  const auto keep = [&](const ExpParts<V>& e, size_t i) HWY_ATTR {
+    if (kept != nullptr) hn::Store(e.value, d, kept + i);
   };
 
   const T* const x = block.x;
@@ -227,36 +260,52 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     ++terms;
     next.Step();
     writer.Step();
-    V v[kUnroll], e[kUnroll];
+    V v[kUnroll], t[kUnroll];
+    ExpParts<V> e[kUnroll];
     for (size_t k = 0; k < kUnroll; ++k) v[k] = hn::LoadU(d, x + i + k * lanes);
-    for (size_t k = 0; k < kUnroll; ++k) e[k] = ScaledExp(d, v[k], origin);
-    if (kept != nullptr) {
-      for (size_t k = 0; k < kUnroll; ++k) hn::Store(e[k], d, kept + i + k * lanes);
-    }
+    for (size_t k = 0; k < kUnroll; ++k) t[k] = background_at(i + k * lanes);
+    adder.AddBackground(v, t);
+    for (size_t k = 0; k < kUnroll; ++k) e[k] = ScaledExpParts(d, v[k], origin);
+    for (size_t k = 0; k < kUnroll; ++k) keep(e[k], i + k * lanes);
     if (HWY_UNLIKELY(place - i < step)) {
-      for (size_t k = 0; k < kUnroll; ++k) e[k] = WithoutLane(d, e[k], place - i - k * lanes);
+      for (size_t k = 0; k < kUnroll; ++k) e[k].power = WithoutLane(d, e[k].power, place - i - k * lanes);
     }
-    for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, v[k], e[k], background_at(i + k * lanes));
+    for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, e[k]);
   }
   writer.Finish();
   for (; i + lanes <= n; i += lanes) {
-    const V v = hn::LoadU(d, x + i), e = ScaledExp(d, v, origin);
-    if (kept != nullptr) hn::Store(e, d, kept + i);
-    adder.Add(0, v, WithoutLane(d, e, place - i), background_at(i));
+    const V v[] = {hn::LoadU(d, x + i)}, t[] = {background_at(i)};
+    adder.AddBackground(v, t);
+    ExpParts<V> e = ScaledExpParts(d, v[0], origin);
+    keep(e, i);
+    e.power = WithoutLane(d, e.power, place - i);
+    adder.Add(0, e);
   }
   if (i < n) {
     const auto tail = [&](const T* p) HWY_ATTR { return LoadTail(d, p + block.offset + i, n - i, T{0}); };
-    const V v = LoadTail(d, x + i, n - i, block.max.max);
     const auto valid = hn::FirstN(d, n - i);
-    const V e = hn::IfThenElseZero(valid, ScaledExp(d, v, origin));
-    if (kept != nullptr) hn::Store(e, d, kept + i);
-    adder.Add(0, v, WithoutLane(d, e, place - i), hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail)));
+    const V v[] = {LoadTail(d, x + i, n - i, block.max.max)};
+    const V t[] = {hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail))};
+    adder.AddBackground(v, t);
+    ExpParts<V> e = ScaledExpParts(d, v[0], origin);
+    e.power = hn::IfThenElseZero(valid, e.power);
+    e.value = hn::IfThenElseZero(valid, e.value);
+    keep(e, i);
+    e.power = WithoutLane(d, e.power, place - i);
+    adder.Add(0, e);
   }
+  next_block = next;
 
   BlockSums sums = adder.Finish();
   sums.others *= factor;
   sums.factor = factor;
-  if constexpr (kKind == BackgroundKind::kUniform) sums.background = b.beta * static_cast<double>(n);
+  if constexpr (LeavesOutScale(kKind)) {
+    const double scale = BackgroundScale(b);
+    sums.background *= scale;
+    sums.background_dot *= scale;
+    if (HWY_UNLIKELY(!std::isfinite(sums.background_dot))) SumBackground<kKind>(d, block, b, sums);
+    if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * static_cast<double>(n);
+  }
   return sums;
 }
 

@@ -115,7 +115,7 @@ struct LaneSums {
   double* dot = nullptr;
 };
 
-// Adds the classes up; store(c, e) gets the ScaledExp() of each.
+// Adds the classes up; store(c, e) gets the ScaledExpParts() of each.
 template <BackgroundKind kKind, class D, class Store, typename T = hn::TFromD<D>>
 HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const ExpOrigin<hn::Vec<D>>& origin,
                            const Background<T>& b, const LaneSums& sums, const Store& store) {
@@ -124,13 +124,17 @@ HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top
   auto recent = hn::Zero(d);
   BackgroundSums<kKind, D> background;
   background.Clear(d);
+  const auto scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
     const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
-    const auto e = ScaledExp(d, hn::Sub(x, origin.offset), origin);
-    recent = hn::Add(recent, hn::IfThenZeroElse(is_max, e));
+    const auto e = ScaledExpParts(d, hn::Sub(x, origin.offset), origin);
+    recent = hn::MulAdd(e.fraction, hn::IfThenZeroElse(is_max, e.power), recent);
     const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
-    background.Add(d, hn::Sub(x, top.reference), BackgroundAt<kKind>(d, b, load));
+    if constexpr (kKind != BackgroundKind::kNone) {
+      const hn::Vec<D> z[] = {hn::Sub(x, top.reference)}, t[] = {hn::Mul(scale, BackgroundAt<kKind>(d, b, load))};
+      background.Add(d, z, t);
+    }
     store(c, e);
     if ((c + 1) % static_cast<int64_t>(kTerms) != 0 && c + 1 != columns.num_classes) continue;
     Flush(d, recent, sums.others);
@@ -203,7 +207,7 @@ HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, size_t count, con
   FactorsOf(d, m, origin, factor);
   for (size_t r = 0; r < count; ++r) {
     p_scale[r] = static_cast<T>(gradients[r].p_scale * factor[r]);
-    t_scale[r] = static_cast<T>(gradients[r].t_scale);
+    t_scale[r] = static_cast<T>(gradients[r].t_scale * BackgroundScale(gradients[r].background));
   }
   HWY_ALIGN_MAX T keep[kMaxLanes] = {};
   for (size_t r = 0; kKeep && r < count; ++r) keep[r] = FitsIn(gradients[r]) ? T{0} : T{1};
@@ -273,8 +277,8 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRo
     rows.others[r] = 0;
   }
   SumColumns<BackgroundKind::kNone>(d, columns, top, origin, {}, {rows.others + first},
-                                    [&](int64_t c, auto e) HWY_ATTR {
-                                      if (tile.gradient) StoreLanes(e, d, tile.x + first + c * tile.stride);
+                                    [&](int64_t c, const auto& e) HWY_ATTR {
+                                      if (tile.gradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
                                     });
   if (tile.predicted != nullptr) {
     HWY_ALIGN_MAX TI argmax[hn::MaxLanes(D())];

@@ -43,10 +43,15 @@ struct ExpConstants<float> {
   static constexpr float kZeroBelow = -131;  // the least n is then -189, and 2^(n + 64) is normal
   // Factors that may follow: scaled back they are normal, and what is 0 above stays below the least float.
   static constexpr double kLeastFactor = 0x1p-60, kMostFactor = 0x1p38;
-  static constexpr float kShift = 12582912.0f;     // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
-  static constexpr float kOffsetAbove = 512;       // x >= 512 - 131 is within a factor of 2: x - 512 is exact
-  static constexpr float kLn2High = 0.693359375f;  // nine bits: n * kLn2High is exact without fused multiply-add too
-  static constexpr float kLn2Low = -2.12194440e-4f;
+  static constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+  static constexpr float kOffsetAbove = 512;    // x >= 512 - 131 is within a factor of 2: x - 512 is exact
+  // ln 2, to be taken off part by part.
+#if HWY_NATIVE_FMA
+  // The nearest float is 2.8e-9 of it off, much less than a float may be. So is exp(x - m) for each unit of m - x.
+  static constexpr float kLn2[] = {0.693147182f};
+#else
+  static constexpr float kLn2[] = {0.693359375f, -2.12194440e-4f};  // nine bits: n times the first is exact
+#endif
   static constexpr float kCoefficients[] = {0.0013814540579915047f, 0.00836874544620514f, 0.04166838899254799f,
                                             0.1666652113199234f, 0.4999999403953552f};
 };
@@ -61,8 +66,7 @@ struct ExpConstants<double> {
   static constexpr double kLeastFactor = 0x1p-500, kMostFactor = 0x1p440;
   static constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kOffsetAbove = 4096;
-  static constexpr double kLn2High = 0.693145751953125;
-  static constexpr double kLn2Low = 1.42860682030941723212e-6;
+  static constexpr double kLn2[] = {0.693145751953125, 1.42860682030941723212e-6};
   static constexpr double kCoefficients[] = {
       2.511009630403348889e-8,  2.7632716110097872761e-7, 2.7557242213510690926e-6, 2.480148716583870928e-5,
       1.9841269886699926183e-4, 1.3888888947962542784e-3, 8.3333333333221716312e-3, 4.1666666666521526949e-2,
@@ -152,15 +156,24 @@ HWY_INLINE V ExpOfRemainder(D d, V r) {
 #endif
 }
 
-// exp(r) 2^(n/2^b), where the low bits of `shifted` are n + kExponent.
+// An exponential, and what it is the product of: a fused multiply-add that adds that up saves the product.
+template <class V>
+struct ExpParts {
+  V fraction;  // exp(r)
+  V power;     // 2^(n/2^b)
+  V value;     // once rounded less than their product
+};
+
+// Of the remainder and what has n + kExponent in its low bits.
 template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
-HWY_INLINE V ExpOfParts(D d, V r, V shifted) {
+HWY_INLINE ExpParts<V> ExpPartsOf(D d, V r, V shifted) {
   constexpr int kBits = kTableBits<T>;
   const hn::RebindToSigned<D> di;
   const auto bits = hn::BitCast(di, shifted);
   const auto exponent = hn::ShiftLeft<ExpConstants<T>::kMantissaBits - kBits>(bits);
   if constexpr (kBits == 0) {
-    return hn::Mul(ExpOfRemainder(d, r), hn::BitCast(d, exponent));
+    const V fraction = ExpOfRemainder(d, r), power = hn::BitCast(d, exponent);
+    return {fraction, power, hn::Mul(fraction, power)};
   } else {
     using Table = PowerTable<T, kBits>;
     const hn::RebindToUnsigned<D> du;
@@ -170,10 +183,10 @@ HWY_INLINE V ExpOfParts(D d, V r, V shifted) {
 #else
     const auto place = bits;
 #endif
-    const auto power = hn::TableLookupLanes(table, hn::IndicesFromVec(di, place));
-    const V s = hn::BitCast(d, hn::Add(power, exponent));
-    const V q = hn::MulAdd(Polynomial(d, Table::kCoefficients, r), r, hn::Set(d, T{1}));
-    return hn::MulAdd(q, hn::Mul(r, s), s);
+    const auto entry = hn::TableLookupLanes(table, hn::IndicesFromVec(di, place));
+    const V power = hn::BitCast(d, hn::Add(entry, exponent)), one = hn::Set(d, T{1});
+    const V q = hn::MulAdd(Polynomial(d, Table::kCoefficients, r), r, one);
+    return {hn::MulAdd(q, r, one), power, hn::MulAdd(q, hn::Mul(r, power), power)};
   }
 }
 
@@ -182,8 +195,7 @@ HWY_INLINE V ExpOfParts(D d, V r, V shifted) {
 // anything else in it, or after a factor of at most kMostFactor. Valid for x <= m, x = -inf and NaN (the result is then
 // NaN).
 template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
-HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
-  using C = ExpConstants<T>;
+HWY_INLINE ExpParts<V> ScaledExpParts(D d, V z, const ExpOrigin<V>& origin) {
 #if HWY_TARGET == HWY_SCALAR  // whose Max() drops NaN
   const V x = hn::IfThenElse(hn::Lt(z, origin.lowest), origin.lowest, z);
 #else
@@ -191,9 +203,13 @@ HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
 #endif
   const V shifted = hn::MulAdd(x, hn::Set(d, static_cast<T>(kSteps<T> * kLog2E)), origin.shift);
   const V n = hn::Sub(shifted, origin.shift);
-  const V high = hn::Set(d, static_cast<T>(C::kLn2High / kSteps<T>));
-  const V low = hn::Set(d, static_cast<T>(C::kLn2Low / kSteps<T>));
-  return ExpOfParts(d, hn::NegMulAdd(n, low, hn::NegMulAdd(n, high, x)), shifted);
+  V r = x;
+  for (const T part : ExpConstants<T>::kLn2) r = hn::NegMulAdd(n, hn::Set(d, static_cast<T>(part / kSteps<T>)), r);
+  return ExpPartsOf(d, r, shifted);
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
+  return ScaledExpParts(d, z, origin).value;
 }
 
 // exp(offset + I ln 2 - m), which ScaledExp() leaves out: between 2^-0.5 and 2^0.5. `base` is m - offset, `shift` the
@@ -201,10 +217,9 @@ HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
 template <typename T, class DD, class V = hn::Vec<DD>>
 HWY_INLINE V OriginFactor(DD dd, V base, V shift) {
   using C = ExpConstants<T>;
-  using C64 = ExpConstants<double>;
   const V integer = hn::Sub(hn::Set(dd, double{C::kShift} + double{kExponent<T>}), shift);
-  const V remainder = hn::Sub(hn::NegMulAdd(integer, hn::Set(dd, C64::kLn2High / kSteps<T>), base),
-                              hn::Mul(integer, hn::Set(dd, C64::kLn2Low / kSteps<T>)));
+  V remainder = base;
+  for (const T part : C::kLn2) remainder = hn::NegMulAdd(integer, hn::Set(dd, double{part} / kSteps<T>), remainder);
   return ExpOfRemainder(dd, hn::Neg(remainder));
 }
 

@@ -114,7 +114,8 @@ template <class D, typename T, class ExpAt, typename G>
 HWY_INLINE void WriteEntries(D d, size_t first, size_t size, double p, const ExpAt& exp_at, const Gradient<T>& gradient,
                              G* dx) {
   const Background<T> b = gradient.background.From(static_cast<int64_t>(first));
-  const auto scale = hn::Set(d, static_cast<T>(p)), s = hn::Set(d, static_cast<T>(gradient.t_scale));
+  const auto scale = hn::Set(d, static_cast<T>(p)),
+             s = hn::Set(d, static_cast<T>(gradient.t_scale * BackgroundScale(b)));
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     const auto entry = [&](const auto& load) HWY_ATTR {
       return GradientEntry<decltype(kind)::value>(d, scale, exp_at(load), s, b, load);
@@ -146,14 +147,15 @@ inline double ExpOfDifference(double a, double b) {
 // p e_j - t_scale t_j from the exponentials that were kept.
 template <BackgroundKind kKind, class D>
 struct KeptEntry {
+  using T = hn::TFromD<D>;
   D d;
-  hn::Vec<D> p, t_scale;
-  Background<hn::TFromD<D>> background;
-  const hn::TFromD<D>* exps;
+  T p, t_scale;  // with BackgroundScale(); no vectors, so that it is quickly passed on
+  Background<T> background;
+  const T* exps;
 
   template <class Load>
   HWY_INLINE hn::Vec<D> operator()(const Load& load) const {
-    return GradientEntry<kKind>(d, p, load(exps), t_scale, background, load);
+    return GradientEntry<kKind>(d, hn::Set(d, p), load(exps), hn::Set(d, t_scale), background, load);
   }
 };
 
@@ -175,7 +177,8 @@ HWY_INLINE bool WithKeptWriter(const S* x, size_t first, size_t size, const Grad
   const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
   const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
   if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx), false;
-  const Entry entry{d, hn::Set(d, static_cast<T>(p * scale.factor)), hn::Set(d, static_cast<T>(gradient.t_scale)),
+  const double t_scale = gradient.t_scale * BackgroundScale(gradient.background);
+  const Entry entry{d, static_cast<T>(p * scale.factor), static_cast<T>(t_scale),
                     gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
   function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first}, dx + first));
   return true;
@@ -216,13 +219,14 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   // Not a multiple of 4 KiB apart: what is loaded from one would then wait for what is just being stored to the other.
   constexpr size_t kApart = 2048 / sizeof(T);
   HWY_ALIGN_MAX T copies[2][kBlock<T> + kApart];
+  HWY_ALIGN_MAX T maxima[MaxScan<decltype(d), S>::kMaxima];
   const auto live = [&](size_t row) {
     while (row < count && rows.skipped != nullptr && rows.skipped[row]) ++row;
     return row;
   };
   const auto scan = [&](BlockPlace at, T* copy) HWY_ATTR {
     return MaxScan<hn::ScalableTag<T>, S>(d, rows.x + at.row * size + at.first,
-                                          at.row < count ? std::min(kBlock<T>, size - at.first) : 0, copy);
+                                          at.row < count ? std::min(kBlock<T>, size - at.first) : 0, copy, maxima);
   };
   // Whether the gradient of the row that was in this one's place is written while this one is read.
   const auto is_written_meanwhile = [&](size_t row) {

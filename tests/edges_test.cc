@@ -123,6 +123,33 @@ TEST(EdgesTest, MaskedByTheLargestFloat) {
   }
 }
 
+// Classes that do not exist: -inf, and no share of the smoothing. Weights whose product with a logit overflows, unless
+// the smoothing is part of it.
+TEST(EdgesTest, SmoothedBesideMasksAndHugeWeights) {
+  for (int64_t num_classes : {4, 100, 200, 5000}) {
+    Batch batch;
+    batch.spec.loss = CrossEntropy{.label_smoothing = 1e-3};
+    batch.spec.outputs = {Output::kLogitsGradient};
+    const auto size = static_cast<size_t>(num_classes);
+    std::vector<float> row(size), weights(size);
+    for (size_t j = 0; j < size; ++j) {
+      const bool masked = j % 3 == 1;
+      row[j] = masked ? -kInf : -static_cast<float>(j % 7);
+      weights[j] = masked ? 0 : 1 + static_cast<float>(j % 5);
+    }
+    batch.targets = OwnedTensor::Indices({1}, {0});
+    batch.logits = OwnedTensor::Floats({1, num_classes}, row);
+    batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+    EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << ", masked";
+    for (size_t j = 0; j < size; ++j) {
+      if (j % 3 == 1) row[j] = -1e3f, weights[j] = 1e36f;
+    }
+    batch.logits = OwnedTensor::Floats({1, num_classes}, row);
+    batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+    EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << ", huge weights";
+  }
+}
+
 TEST(EdgesTest, OneFiniteLogitAtEveryPositionOfALongRow) {
   constexpr int64_t kClasses = 100000;
   std::vector<float> row(kClasses, -kInf);
