@@ -246,7 +246,8 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
   };
   const auto keep = [&](const ExpParts<V>& e, size_t i) HWY_ATTR {
-    if (kept != nullptr) hn::Store(e.value, d, kept + i);
+    // What becomes 16 bits needs no better than the product.
+    if (kept != nullptr) hn::Store(sizeof(S) == 2 ? hn::Mul(e.fraction, e.power) : e.value, d, kept + i);
   };
 
   const T* const x = block.x;

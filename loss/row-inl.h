@@ -148,6 +148,8 @@ inline double ExpOfDifference(double a, double b) {
 template <BackgroundKind kKind, class D>
 struct KeptEntry {
   using T = hn::TFromD<D>;
+  // A row with NaN is not written from what was kept, and what was kept is finite.
+  static constexpr bool kNeverNan = kKind == BackgroundKind::kNone;
   D d;
   T p, t_scale;  // with BackgroundScale(); no vectors, so that it is quickly passed on
   Background<T> background;

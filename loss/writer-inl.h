@@ -29,6 +29,12 @@ struct Writing {
   size_t first = 0;  // the place in the row of what is written first
 };
 
+// A map that says so makes no NaN: some types are quicker narrowed then.
+template <class Map>
+concept NeverNan = requires {
+  requires Map::kNeverNan;
+};
+
 // out_j = map(j), where map(load) makes a vector of what load(pointer) reads of each row; a step of vectors at a time,
 // so that it can be done while another row is read. A step may write what the map has read of it, but nothing else.
 template <class D, class Map, typename G>
@@ -53,8 +59,8 @@ class RowWriter {
     const size_t bytes = hn::Lanes(d_) * sizeof(G);
     // The line that two rows share is no stream; by the time it is written it should be there.
     if (reinterpret_cast<uintptr_t>(out_ + size_) % bytes != 0) hwy::Prefetch(out_ + size_);
-    const size_t head = (bytes - reinterpret_cast<uintptr_t>(out_) % bytes) % bytes / sizeof(G);
-    if (head != 0) MoveTo(After(*this, std::min(head, size_)));
+    AlignTo(bytes);
+    if constexpr (kPairs) AlignTo(2 * bytes);
   }
 
   // A step, or what is left of one. After n steps at least n times kSteps vectors have been read, and written.
@@ -65,7 +71,9 @@ class RowWriter {
     }
     V v[kSteps];
     for (size_t k = 0; k < kSteps; ++k) v[k] = At(next_ + k * lanes);
-    if (stream_) {
+    if constexpr (kPairs) {
+      for (size_t k = 0; k < kSteps; k += 2) WritePair(v[k], v[k + 1], out_ + next_ + k * lanes);
+    } else if (stream_) {
       for (size_t k = 0; k < kSteps; ++k) Stream(v[k], out_ + next_ + k * lanes);
     } else {
       for (size_t k = 0; k < kSteps; ++k) StoreLanes(v[k], d_, out_ + next_ + k * lanes);
@@ -79,6 +87,13 @@ class RowWriter {
  private:
   static constexpr size_t kSteps = 4;
   static constexpr bool kCanStream = hn::MaxLanes(D()) * sizeof(G) >= 16;
+  static constexpr bool kPairs = kNarrowsPairs<D, G>;
+
+  // Writes what is before the next multiple of `bytes`.
+  HWY_INLINE void AlignTo(size_t bytes) {
+    const size_t head = (bytes - reinterpret_cast<uintptr_t>(out_ + next_) % bytes) % bytes / sizeof(G);
+    if (head != 0) MoveTo(After(*this, std::min(next_ + head, size_)));
+  }
 
   HWY_INLINE V At(size_t i) const {
     return map_([&](const auto* row) HWY_ATTR { return LoadLanes(d_, row + i); });
@@ -86,6 +101,18 @@ class RowWriter {
 
   HWY_INLINE void Stream(V v, G* out) const {
     if constexpr (kCanStream) StreamLanes(v, d_, out);
+  }
+
+  HWY_INLINE void WritePair(V a, V b, G* out) const {
+    if constexpr (kPairs) {
+      const hn::Repartition<uint16_t, D> d16;
+      const auto pair = NarrowPair<!NeverNan<Map>>(d_, a, b);
+      if (stream_) {
+        hn::Stream(pair, d16, reinterpret_cast<uint16_t*>(out));
+      } else {
+        hn::StoreU(pair, d16, reinterpret_cast<uint16_t*>(out));
+      }
+    }
   }
 
   // What is rare, or long, is compiled once for each kind of writer. By value, so that the one in a loop may stay in
