@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <limits>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -21,7 +22,7 @@ struct Origin {
   double bound;  // at x = m
 };
 constexpr Origin kOrigins[] = {{0, 1.2}, {37.7f, 2.2}, {-1234.5f, 1.2}};
-constexpr double kDrift = 0.047;  // what the bound grows by with each unit of m - x
+constexpr double kDrift = 0.047;  // what the bound grows by with each unit of m - x, where there is FMA
 
 struct Worst {
   double ulps = 0, over_drift = 0;
@@ -40,7 +41,7 @@ double Ulps(float y, double truth) {
 }
 
 // Floats whose bits, in the order of the numbers, are [begin, end).
-Worst WorstOf(float max, uint32_t begin, uint32_t end) {
+Worst WorstOf(float max, double drift, uint32_t begin, uint32_t end) {
   constexpr size_t kChunk = 4096;
   const RowKernels<float> kernels = RowKernelsOf<float>();
   std::vector<float> x(kChunk), y(kChunk);
@@ -56,18 +57,18 @@ Worst WorstOf(float max, uint32_t begin, uint32_t end) {
       const double z = static_cast<double>(x[i]) - static_cast<double>(max);
       if (!(z <= 0)) continue;  // NaN, and what no row has beside m
       const double ulps = Ulps(y[i], std::exp(z));
-      worst.Raise({ulps, ulps + kDrift * z, x[i], x[i]});
+      worst.Raise({ulps, ulps + drift * z, x[i], x[i]});
     }
   }
   return worst;
 }
 
-Worst WorstOfAll(float max, unsigned threads) {
+Worst WorstOfAll(float max, double drift, unsigned threads) {
   std::vector<Worst> found(threads);
   std::vector<std::thread> pool;
   for (unsigned t = 0; t < threads; ++t) {
     const auto bound = [&](uint64_t i) { return static_cast<uint32_t>(std::min<uint64_t>((i << 32) / threads, ~0u)); };
-    pool.emplace_back([&, t] { found[t] = WorstOf(max, bound(t), bound(t + 1)); });
+    pool.emplace_back([&, t] { found[t] = WorstOf(max, drift, bound(t), bound(t + 1)); });
   }
   Worst worst;
   for (unsigned t = 0; t < threads; ++t) {
@@ -79,13 +80,14 @@ Worst WorstOfAll(float max, unsigned threads) {
 
 int Run() {
   bool within = true;
-  std::printf("%-8s %8s %16s %12s %22s %16s\n", "target", "m", "worst x", "error (ulp)", "less 0.047 (m - x)", "at x");
+  std::printf("%-8s %8s %16s %12s %22s %16s\n", "target", "m", "worst x", "error (ulp)", "less the drift", "at x");
   for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
     hwy::SetSupportedTargetsForTest(target);
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
     for (const auto& [max, bound] : kOrigins) {
       std::fprintf(stderr, "%s, m = %g ...\r", hwy::TargetName(target), static_cast<double>(max));
-      const Worst worst = WorstOfAll(max, std::max(std::thread::hardware_concurrency(), 1u));
+      const double drift = std::string(hwy::TargetName(target)).starts_with("AVX") ? kDrift : 0;
+      const Worst worst = WorstOfAll(max, drift, std::max(std::thread::hardware_concurrency(), 1u));
       std::printf("%-8s %8g %16.9g %12.4f %22.4f %16.9g\n", hwy::TargetName(target), static_cast<double>(max),
                   static_cast<double>(worst.x), worst.ulps, worst.over_drift, static_cast<double>(worst.x_over_drift));
       within = within && worst.over_drift <= bound;

@@ -89,8 +89,8 @@ struct BackgroundSums {
 
   HWY_INLINE void Clear(D d) { mass = dot = hn::Zero(d); }
 
-  // z is x - m; several vectors, added up among themselves first. kNone adds nothing, kUniform leaves `mass` to be
-  // known.
+  // z is x - m; several vectors, added up among themselves first. kUniform leaves `mass` to be known.
+  // REQUIRES: not kNone.
   template <size_t kSize>
   HWY_INLINE void Add(D d, const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
     hn::Vec<D> finite[kSize];  // 0 * ln 0 = 0
@@ -98,8 +98,8 @@ struct BackgroundSums {
     AddProducts(finite, t);
   }
 
-  // The same for those of whose t_j BackgroundAt() leaves out a scale, while there is no infinite z, nor a sum so large
-  // that it needs that scale: `dot` is not finite then.
+  // The same where BackgroundAt() leaves out a scale, as long as there is no infinite z, nor a sum so large that it
+  // needs that scale: `mass` or `dot` is not finite then.
   template <size_t kSize>
   HWY_INLINE void AddOrdinary(const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
     if constexpr (kKind == BackgroundKind::kUniform) {
@@ -114,13 +114,13 @@ struct BackgroundSums {
  private:
   template <size_t kSize>
   HWY_INLINE void AddProducts(const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
-    auto sum = t[0], products = hn::Mul(t[0], z[0]);
-    for (size_t k = 1; k < kSize; ++k) {
-      sum = hn::Add(sum, t[k]);
-      products = hn::MulAdd(t[k], z[k], products);
-    }
-    mass = hn::Add(mass, sum);
+    auto products = hn::Mul(t[0], z[0]);
+    for (size_t k = 1; k < kSize; ++k) products = hn::MulAdd(t[k], z[k], products);
     dot = hn::Add(dot, products);
+    if constexpr (kKind == BackgroundKind::kUniform) return;
+    auto sum = t[0];
+    for (size_t k = 1; k < kSize; ++k) sum = hn::Add(sum, t[k]);
+    mass = hn::Add(mass, sum);
   }
 };
 

@@ -213,19 +213,20 @@ HWY_NOINLINE void SumBackground(D d, const RowBlock<T>& block, const Background<
   const size_t lanes = hn::Lanes(d), n = block.size;
   const auto max = hn::Set(d, block.max.max), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   sums.background = sums.background_dot = 0;
-  for (size_t i = 0; i < n; i += lanes) {
-    const auto load = [&](const T* row) HWY_ATTR {
-      return i + lanes <= n ? hn::LoadU(d, row + i) : LoadTail(d, row + i, n - i, T{0});
-    };
-    const auto t =
-        hn::Mul(scale, BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return load(p + block.offset); }));
-    BackgroundSums<kKind, D> part;
-    part.Clear(d);
-    const hn::Vec<D> z[] = {hn::Sub(load(block.x), max)};
-    const hn::Vec<D> valid[] = {i + lanes <= n ? t : hn::IfThenElseZero(hn::FirstN(d, n - i), t)};
+  BackgroundSums<kKind, D> part;
+  part.Clear(d);
+  for (size_t i = 0, terms = 1; i < n; i += lanes, ++terms) {
+    const bool whole = i + lanes <= n;
+    const auto load = [&](const T* row) HWY_ATTR { return whole ? hn::LoadU(d, row) : LoadTail(d, row, n - i, T{0}); };
+    const auto t_at = [&](const T* row) HWY_ATTR { return load(row + block.offset + i); };
+    const auto t = hn::Mul(scale, BackgroundAt<kKind>(d, b, t_at));
+    const hn::Vec<D> z[] = {hn::Sub(load(block.x + i), max)};
+    const hn::Vec<D> valid[] = {whole ? t : hn::IfThenElseZero(hn::FirstN(d, n - i), t)};
     part.Add(d, z, valid);
+    if (terms % kTerms != 0 && i + lanes < n) continue;
     sums.background += SumOf(d, part.mass);
     sums.background_dot += SumOf(d, part.dot);
+    part.Clear(d);
   }
 }
 
@@ -246,8 +247,7 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
   };
   const auto keep = [&](const ExpParts<V>& e, size_t i) HWY_ATTR {
-    // What becomes 16 bits needs no better than the product.
-    if (kept != nullptr) hn::Store(sizeof(S) == 2 ? hn::Mul(e.fraction, e.power) : e.value, d, kept + i);
+    if (kept != nullptr) hn::Store(e.value, d, kept + i);
   };
 
   const T* const x = block.x;
@@ -304,7 +304,8 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     const double scale = BackgroundScale(b);
     sums.background *= scale;
     sums.background_dot *= scale;
-    if (HWY_UNLIKELY(!std::isfinite(sums.background_dot))) SumBackground<kKind>(d, block, b, sums);
+    const bool ordinary = std::isfinite(sums.background) && std::isfinite(sums.background_dot);
+    if (HWY_UNLIKELY(!ordinary)) SumBackground<kKind>(d, block, b, sums);
     if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * static_cast<double>(n);
   }
   return sums;

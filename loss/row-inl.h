@@ -37,9 +37,14 @@ bool FitsIn(double p_scale) {
   const double p = std::fabs(p_scale);
   return p == 0 || std::isnan(p) || (p >= C::kLeastFactor && p <= C::kMostFactor);
 }
+// The same of both coefficients. That of the background has the background's scale in it: it may be tiny where weights
+// are huge, and must not lose digits.
 template <typename T>
 bool FitsIn(const Gradient<T>& gradient) {
-  return FitsIn<T>(gradient.p_scale);
+  const double t = std::fabs(gradient.t_scale * BackgroundScale(gradient.background));
+  const bool t_fits = KindOf(gradient.background) == BackgroundKind::kNone || t == 0 || std::isnan(t) ||
+                      (t >= std::numeric_limits<T>::min() && t <= std::numeric_limits<T>::max());
+  return t_fits && FitsIn<T>(gradient.p_scale);
 }
 
 // For coefficients beyond: one value at a time, in double. Entry j of the row is x[j * stride].

@@ -60,7 +60,7 @@ class RowWriter {
     // The line that two rows share is no stream; by the time it is written it should be there.
     if (reinterpret_cast<uintptr_t>(out_ + size_) % bytes != 0) hwy::Prefetch(out_ + size_);
     AlignTo(bytes);
-    if constexpr (kPairs) AlignTo(2 * bytes);
+    if constexpr (kPairs) AlignTo(2 * bytes);  // one vector more, which is streamed: it has to be aligned itself
   }
 
   // A step, or what is left of one. After n steps at least n times kSteps vectors have been read, and written.

@@ -141,12 +141,24 @@ TEST(EdgesTest, SmoothedBesideMasksAndHugeWeights) {
     batch.logits = OwnedTensor::Floats({1, num_classes}, row);
     batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
     EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << ", masked";
-    for (size_t j = 0; j < size; ++j) {
-      if (j % 3 == 1) row[j] = -1e3f, weights[j] = 1e36f;
+    // Huge beside the target, everywhere, and beside a confident row: the coefficient of the background is tiny then.
+    for (const float x_target : {0.0f, 100.0f}) {
+      for (const float weight : {1e33f, 1e36f}) {
+        for (const size_t first : {size_t{0}, size_t{1}}) {
+          for (const float x : {-1e3f, 0.0f}) {
+            std::fill(row.begin(), row.end(), x);
+            row[0] = x_target;
+            std::fill(weights.begin(), weights.end(), 1.0f);
+            std::fill(weights.begin() + static_cast<std::ptrdiff_t>(first), weights.end(), weight);
+            batch.logits = OwnedTensor::Floats({1, num_classes}, row);
+            batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+            EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "")
+                << num_classes << " classes, weights " << weight << " from " << first << ", logits " << x << ", "
+                << x_target;
+          }
+        }
+      }
     }
-    batch.logits = OwnedTensor::Floats({1, num_classes}, row);
-    batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
-    EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << ", huge weights";
   }
 }
 

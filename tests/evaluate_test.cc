@@ -154,15 +154,19 @@ TEST(EvaluateTest, NonfiniteRows) {
       {"all -inf", {-kInf, -kInf, -kInf, -kInf}, 0, kNan, true, 0},
       {"target -inf", {0, -kInf, 0, -kInf}, 1, kInf, false, 0},
   };
+  // A good row before and after: they must not notice.
+  const auto evaluate = [](const std::vector<float>& middle, int64_t target) {
+    std::vector<float> logits = {1, 2, 3, 4};
+    logits.insert(logits.end(), middle.begin(), middle.end());
+    logits.insert(logits.end(), {4, 3, 2, 1});
+    Batch batch = Rows(logits, {3, target, 0});
+    batch.spec.reduction = Reduction::kNone;
+    return MustEvaluate(batch);
+  };
   testing::ForEachSimdTarget([&](const char* target) {
+    const Outcome good = evaluate({0, 0, 0, 0}, 0);
     for (const NonfiniteCase& test : cases) {
-      // A good row before and after: they must not notice.
-      std::vector<float> logits = {1, 2, 3, 4};
-      logits.insert(logits.end(), test.logits.begin(), test.logits.end());
-      logits.insert(logits.end(), {4, 3, 2, 1});
-      Batch batch = Rows(logits, {3, test.target, 0});
-      batch.spec.reduction = Reduction::kNone;
-      const Outcome outcome = MustEvaluate(batch);
+      const Outcome outcome = evaluate(test.logits, test.target);
       const OwnedTensor& loss = outcome.results.loss;
       EXPECT_TRUE(loss.at(1) == test.loss || (std::isnan(loss.at(1)) && std::isnan(test.loss))) << test.name;
       EXPECT_EQ(outcome.results.predicted_class.integer(1), test.predicted) << target << ' ' << test.name;
@@ -173,6 +177,7 @@ TEST(EvaluateTest, NonfiniteRows) {
       }
       for (int64_t i : {0, 2}) {
         EXPECT_FLOAT_EQ(static_cast<float>(loss.at(i)), 0.4401897f) << target << ' ' << test.name << ' ' << i;
+        EXPECT_EQ(loss.at(i), good.results.loss.at(i)) << target << ' ' << test.name << ' ' << i;
       }
     }
   });

@@ -237,32 +237,33 @@ TEST(InvarianceTest, SegmentsAddUpToTheWhole) {
   }
 }
 
-void ExpectTransposedEquals(int64_t num_classes, DataType gradient, const char* target) {
+void ExpectTransposedEquals(int64_t num_classes, DataType type, DataType gradient, const char* target) {
   constexpr int64_t kCount = 35;
   std::mt19937_64 random(5);
-  Batch rows = testing::RandomBatch({.outer = {kCount}, .num_classes = num_classes}, random);
+  Batch rows = testing::RandomBatch({.type = type, .outer = {kCount}, .num_classes = num_classes}, random);
   rows.spec.outputs = {Output::kLogitsGradient, Output::kElementLoss};
   rows.spec.gradient_type = gradient;
   Batch columns;  // the same, transposed: classes first
   columns.spec = rows.spec;
   std::get<CrossEntropy>(columns.spec.loss).class_axis = 0;
   columns.targets = rows.targets;
-  columns.logits = OwnedTensor({DataType::kFloat32, {num_classes, kCount}});
+  columns.logits = OwnedTensor({type, {num_classes, kCount}});
   const auto transposed = [=](int64_t i) { return i % num_classes * kCount + i / num_classes; };
   for (int64_t i = 0; i < kCount * num_classes; ++i) columns.logits.set(transposed(i), rows.logits.at(i));
   const Outcome a = testing::Evaluate(rows).value(), b = testing::Evaluate(columns).value();
   EXPECT_EQ(a.results.element_loss.Bits(), b.results.element_loss.Bits()) << target << ' ' << num_classes;
   for (int64_t i = 0; i < kCount * num_classes; ++i) {
     ASSERT_EQ(a.results.logits_gradient.at(i), b.results.logits_gradient.at(transposed(i)))
-        << target << ' ' << num_classes << ' ' << Name(gradient);
+        << target << ' ' << num_classes << ' ' << Name(type) << ' ' << Name(gradient);
   }
 }
 
 TEST(InvarianceTest, AnyLayout) {
-  testing::ForEachSimdTarget([](const char* target) {
+  constexpr DataType kTypes[] = {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16};
+  testing::ForEachSimdTarget([&](const char* target) {
     for (int64_t num_classes : {2, 61, 77, 128, 129, 507}) {
-      for (DataType gradient : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
-        ExpectTransposedEquals(num_classes, gradient, target);
+      for (DataType type : kTypes) {
+        for (DataType gradient : kTypes) ExpectTransposedEquals(num_classes, type, gradient, target);
       }
     }
   });
