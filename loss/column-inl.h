@@ -164,8 +164,9 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   for (size_t r = 0; r < count; ++r) {
     const double total =
         kKind == BackgroundKind::kUniform ? b.beta * static_cast<double>(columns.num_classes) : mass[r];
-    sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(others[r] * factor[r], columns.num_classes),
-               std::max<int64_t>(argmax[r], 0), total, dot[r]};
+    const double sum = WithoutDrift<T>(others[r] * factor[r], columns.num_classes);
+    sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(sum, columns.num_classes), std::max<int64_t>(argmax[r], 0),
+               total, dot[r]};
     if (max[r] != kInfinity) continue;
     sums[r].others = 0;  // the loss will be NaN; what is left to say is whether the row has NaN
     for (int64_t c = 0; c < columns.num_classes; ++c) {
@@ -301,7 +302,8 @@ HWY_INLINE void DecidePlain(const PlainTile<T>& tile, PlainRows<T>& rows) {
   const auto origin = OriginOf(d, zero);
   for (int64_t r = 0; r < tile.count; r += static_cast<int64_t>(hn::Lanes(d))) {
     const auto max = hn::Load(d, rows.max + r), mass = hn::Add(zero, hn::LoadU(d, tile.masses + r));
-    const auto sum = hn::Mul(hn::Load(d, rows.others + r), hn::Load(d, rows.factors + r));
+    const auto factor = hn::Load(d, rows.factors + r);
+    const auto sum = WithoutDrift<T>(d, hn::Mul(hn::Load(d, rows.others + r), factor), tile.num_classes);
     const auto others = hn::IfThenElse(hn::Lt(hn::Abs(max), infinity), hn::IfThenZeroElse(hn::Le(sum, dust), sum), nan);
     const auto z = hn::Sub(hn::Load(d, rows.logits + r), max);
     const auto log_p = hn::Sub(z, Log1p(d, others));

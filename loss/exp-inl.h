@@ -21,6 +21,7 @@
 
 #include <hwy/highway.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -49,8 +50,10 @@ struct ExpConstants<float> {
 #if HWY_NATIVE_FMA
   // The nearest float is 2.8e-9 of it off, much less than a float may be. So is exp(x - m) for each unit of m - x.
   static constexpr float kLn2[] = {0.693147182f};
+  static constexpr double kDrift = 1.904654e-9;  // exp(-n ln 2) is this much too large, for each of n
 #else
   static constexpr float kLn2[] = {0.693359375f, -2.12194440e-4f};  // nine bits: n times the first is exact
+  static constexpr double kDrift = 0;
 #endif
   static constexpr float kCoefficients[] = {0.0013814540579915047f, 0.00836874544620514f, 0.04166838899254799f,
                                             0.1666652113199234f, 0.4999999403953552f};
@@ -67,6 +70,7 @@ struct ExpConstants<double> {
   static constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kOffsetAbove = 4096;
   static constexpr double kLn2[] = {0.693145751953125, 1.42860682030941723212e-6};
+  static constexpr double kDrift = 0;
   static constexpr double kCoefficients[] = {
       2.511009630403348889e-8,  2.7632716110097872761e-7, 2.7557242213510690926e-6, 2.480148716583870928e-5,
       1.9841269886699926183e-4, 1.3888888947962542784e-3, 8.3333333333221716312e-3, 4.1666666666521526949e-2,
@@ -221,6 +225,24 @@ HWY_INLINE V OriginFactor(DD dd, V base, V shift) {
   V remainder = base;
   for (const T part : C::kLn2) remainder = hn::NegMulAdd(integer, hn::Set(dd, double{part} / kSteps<T>), remainder);
   return ExpOfRemainder(dd, hn::Neg(remainder));
+}
+
+// The sum of all exponentials exp(x - m) of T but the largest, the scale undone, without what they were too large on
+// average: those that a sum of 2^e is made of are between 2^e and 2^e over their number, and half way is near enough.
+template <typename T, class DD, class V = hn::Vec<DD>>
+HWY_INLINE V WithoutDrift(DD dd, V sum, int64_t num_classes) {
+  if constexpr (ExpConstants<T>::kDrift == 0) return sum;
+  const hn::RebindToUnsigned<DD> du;
+  const int half_way = static_cast<int>(std::bit_width(static_cast<uint64_t>(num_classes - 1))) / 2;
+  const auto biased = hn::Or(hn::ShiftRight<52>(hn::BitCast(du, sum)), hn::BitCast(du, hn::Set(dd, 0x1p52)));
+  const V e = hn::Sub(hn::BitCast(dd, biased), hn::Set(dd, 0x1p52 + ExpConstants<double>::kBias + half_way));
+  const V drift = hn::Mul(hn::Min(e, hn::Zero(dd)), hn::Set(dd, ExpConstants<T>::kDrift));
+  return hn::Add(sum, hn::Mul(sum, drift));
+}
+template <typename T>
+HWY_INLINE double WithoutDrift(double sum, int64_t num_classes) {
+  const hn::CappedTag<double, 1> dd;
+  return hn::GetLane(WithoutDrift<T>(dd, hn::Set(dd, sum), num_classes));
 }
 
 }  // namespace HWY_NAMESPACE

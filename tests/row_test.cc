@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <random>
+#include <utility>
 #include <vector>
 
 #include "loss/column.h"
@@ -43,6 +45,29 @@ TEST(RowTest, ExpFloatIsWithinItsBound) {
     const std::vector<float> y = ExpOf(x);
     for (size_t i = 0; i < x.size(); ++i) {
       ASSERT_LE(UlpError(x[i], y[i]), 1.15 - drift * static_cast<double>(x[i])) << target << " exp(" << x[i] << ")";
+    }
+  });
+}
+
+// What exponentials far below the maximum are too large is taken off their sum: focal losses of confident rows raise it
+// to a power. Logits differ, so that other roundings have no common direction.
+TEST(RowTest, SumsDoNotDrift) {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::mt19937 random(3);
+    std::uniform_real_distribution<float> below(0, 1);
+    for (const int64_t num_classes : {200, 1000, 10000}) {
+      std::vector<float> x(static_cast<size_t>(num_classes));
+      for (int gap = 1; gap <= 120; ++gap) {
+        double truth = 0;
+        for (float& logit : x) {
+          logit = -static_cast<float>(gap) - below(random);
+          truth += std::exp(static_cast<double>(logit));
+        }
+        truth -= std::exp(static_cast<double>(std::exchange(x[77], 0.0f)));
+        RowSums sums;
+        RowKernelsOf<float>().reduce({x.data(), num_classes}, {}, {}, &sums);
+        ASSERT_NEAR(sums.others / truth, 1, 2e-7) << target << ' ' << num_classes << " classes, " << gap << " below";
+      }
     }
   });
 }
