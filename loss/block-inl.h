@@ -298,7 +298,7 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
   next_block = next;
 
   BlockSums sums = adder.Finish();
-  sums.others *= factor;
+  sums.others = WithoutDrift<T>(sums.others * factor, static_cast<int64_t>(n));
   sums.factor = factor;
   if constexpr (LeavesOutScale(kKind)) {
     const double scale = BackgroundScale(b);

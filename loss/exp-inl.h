@@ -227,22 +227,23 @@ HWY_INLINE V OriginFactor(DD dd, V base, V shift) {
   return ExpOfRemainder(dd, hn::Neg(remainder));
 }
 
-// The sum of all exponentials exp(x - m) of T but the largest, the scale undone, without what they were too large on
-// average: those that a sum of 2^e is made of are between 2^e and 2^e over their number, and half way is near enough.
+// The sum of `count` exponentials exp(x - m) of T but the largest, the scale undone, without what they were too large
+// on average: those that a sum of 2^e is made of are between 2^e and 2^e over their number, and half way is near
+// enough.
 template <typename T, class DD, class V = hn::Vec<DD>>
-HWY_INLINE V WithoutDrift(DD dd, V sum, int64_t num_classes) {
+HWY_INLINE V WithoutDrift(DD dd, V sum, int64_t count) {
   if constexpr (ExpConstants<T>::kDrift == 0) return sum;
   const hn::RebindToUnsigned<DD> du;
-  const int half_way = static_cast<int>(std::bit_width(static_cast<uint64_t>(num_classes - 1))) / 2;
+  const int half_way = static_cast<int>(std::bit_width(static_cast<uint64_t>(count - 1))) / 2;
   const auto biased = hn::Or(hn::ShiftRight<52>(hn::BitCast(du, sum)), hn::BitCast(du, hn::Set(dd, 0x1p52)));
   const V e = hn::Sub(hn::BitCast(dd, biased), hn::Set(dd, 0x1p52 + ExpConstants<double>::kBias + half_way));
   const V drift = hn::Mul(hn::Min(e, hn::Zero(dd)), hn::Set(dd, ExpConstants<T>::kDrift));
   return hn::Add(sum, hn::Mul(sum, drift));
 }
 template <typename T>
-HWY_INLINE double WithoutDrift(double sum, int64_t num_classes) {
+HWY_INLINE double WithoutDrift(double sum, int64_t count) {
   const hn::CappedTag<double, 1> dd;
-  return hn::GetLane(WithoutDrift<T>(dd, hn::Set(dd, sum), num_classes));
+  return hn::GetLane(WithoutDrift<T>(dd, hn::Set(dd, sum), count));
 }
 
 }  // namespace HWY_NAMESPACE

@@ -265,8 +265,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
                                pending.dx + at.row * size, reduce)) {
       reduce(NoWriter());
     }
-    if (after.row != at.row)
-      row.others = WithoutDust<T>(WithoutDrift<T>(row.others, rows.num_classes), rows.num_classes);
+    if (after.row != at.row) row.others = WithoutDust<T>(row.others, rows.num_classes);
     max = next.Finish();
     x = next.values();
     at = after;
