@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <limits>
-#include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -86,7 +86,7 @@ int Run() {
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
     for (const auto& [max, bound] : kOrigins) {
       std::fprintf(stderr, "%s, m = %g ...\r", hwy::TargetName(target), static_cast<double>(max));
-      const double drift = std::string(hwy::TargetName(target)).starts_with("AVX") ? kDrift : 0;
+      const double drift = std::string_view(hwy::TargetName(target)).starts_with("AVX") ? kDrift : 0;
       const Worst worst = WorstOfAll(max, drift, std::max(std::thread::hardware_concurrency(), 1u));
       std::printf("%-8s %8g %16.9g %12.4f %22.4f %16.9g\n", hwy::TargetName(target), static_cast<double>(max),
                   static_cast<double>(worst.x), worst.ulps, worst.over_drift, static_cast<double>(worst.x_over_drift));

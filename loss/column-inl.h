@@ -208,7 +208,7 @@ HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, size_t count, con
   FactorsOf(d, m, origin, factor);
   for (size_t r = 0; r < count; ++r) {
     p_scale[r] = static_cast<T>(gradients[r].p_scale * factor[r]);
-    t_scale[r] = static_cast<T>(gradients[r].t_scale * BackgroundScale(gradients[r].background));
+    t_scale[r] = static_cast<T>(BackgroundCoefficient(gradients[r]));
   }
   HWY_ALIGN_MAX T keep[kMaxLanes] = {};
   for (size_t r = 0; kKeep && r < count; ++r) keep[r] = FitsIn(gradients[r]) ? T{0} : T{1};

@@ -37,11 +37,16 @@ bool FitsIn(double p_scale) {
   const double p = std::fabs(p_scale);
   return p == 0 || std::isnan(p) || (p >= C::kLeastFactor && p <= C::kMostFactor);
 }
-// The same of both coefficients. That of the background has the background's scale in it: it may be tiny where weights
-// are huge, and must not lose digits.
+// What BackgroundAt() is multiplied by.
+template <typename T>
+double BackgroundCoefficient(const Gradient<T>& gradient) {
+  return gradient.t_scale * BackgroundScale(gradient.background);
+}
+
+// Both coefficients. That of the background may be tiny where weights are huge, and must not lose digits.
 template <typename T>
 bool FitsIn(const Gradient<T>& gradient) {
-  const double t = std::fabs(gradient.t_scale * BackgroundScale(gradient.background));
+  const double t = std::fabs(BackgroundCoefficient(gradient));
   const bool t_fits = KindOf(gradient.background) == BackgroundKind::kNone || t == 0 || std::isnan(t) ||
                       (t >= std::numeric_limits<T>::min() && t <= std::numeric_limits<T>::max());
   return t_fits && FitsIn<T>(gradient.p_scale);
@@ -119,8 +124,7 @@ template <class D, typename T, class ExpAt, typename G>
 HWY_INLINE void WriteEntries(D d, size_t first, size_t size, double p, const ExpAt& exp_at, const Gradient<T>& gradient,
                              G* dx) {
   const Background<T> b = gradient.background.From(static_cast<int64_t>(first));
-  const auto scale = hn::Set(d, static_cast<T>(p)),
-             s = hn::Set(d, static_cast<T>(gradient.t_scale * BackgroundScale(b)));
+  const auto scale = hn::Set(d, static_cast<T>(p)), s = hn::Set(d, static_cast<T>(BackgroundCoefficient(gradient)));
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     const auto entry = [&](const auto& load) HWY_ATTR {
       return GradientEntry<decltype(kind)::value>(d, scale, exp_at(load), s, b, load);
@@ -156,7 +160,7 @@ struct KeptEntry {
   // A row with NaN is not written from what was kept, and what was kept is finite.
   static constexpr bool kNeverNan = kKind == BackgroundKind::kNone;
   D d;
-  T p, t_scale;  // with BackgroundScale(); no vectors, so that it is quickly passed on
+  T p, t_scale;  // the latter BackgroundCoefficient(); no vectors, so that it is quickly passed on
   Background<T> background;
   const T* exps;
 
@@ -184,8 +188,7 @@ HWY_INLINE bool WithKeptWriter(const S* x, size_t first, size_t size, const Grad
   const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
   const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
   if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx), false;
-  const double t_scale = gradient.t_scale * BackgroundScale(gradient.background);
-  const Entry entry{d, static_cast<T>(p * scale.factor), static_cast<T>(t_scale),
+  const Entry entry{d, static_cast<T>(p * scale.factor), static_cast<T>(BackgroundCoefficient(gradient)),
                     gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
   function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first}, dx + first));
   return true;

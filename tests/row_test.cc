@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -35,7 +36,8 @@ double UlpError(T x, T y) {
 TEST(RowTest, ExpFloatIsWithinItsBound) {
   testing::ForEachSimdTarget([](const char* target) {
     // With fused multiply-add, ln 2 is taken off in one step.
-    const double drift = std::string(target).starts_with("AVX") ? 0.047 : 0;
+    const bool fma = std::string_view(target).starts_with("AVX");
+    const double bound = fma ? 1.15 : 1.12, drift = fma ? 0.047 : 0;
     std::vector<float> x;
     for (uint32_t bits = 0x80000000u; bits < 0xc2d40000u; bits += 997) {  // -0 to -106
       float value;
@@ -44,7 +46,7 @@ TEST(RowTest, ExpFloatIsWithinItsBound) {
     }
     const std::vector<float> y = ExpOf(x);
     for (size_t i = 0; i < x.size(); ++i) {
-      ASSERT_LE(UlpError(x[i], y[i]), 1.15 - drift * static_cast<double>(x[i])) << target << " exp(" << x[i] << ")";
+      ASSERT_LE(UlpError(x[i], y[i]), bound - drift * static_cast<double>(x[i])) << target << " exp(" << x[i] << ")";
     }
   });
 }
