@@ -57,6 +57,38 @@ HWY_INLINE void InDouble(D, hn::Vec<D> v, const Visit& visit) {
   }
 }
 
+template <class DD>
+HWY_INLINE hn::Vec<DD> ToDoubles(DD, hn::Vec<DD> v) {
+  return v;
+}
+template <class DD>
+HWY_INLINE hn::Vec<DD> ToDoubles(DD dd, hn::Vec<hn::Rebind<float, DD>> v) {
+  return hn::PromoteTo(dd, v);
+}
+
+template <class DI>
+HWY_INLINE hn::Vec<DI> Widen(DI di, hn::Vec<hn::Rebind<int32_t, DI>> v) {
+  if constexpr (sizeof(hn::TFromD<DI>) == 4)
+    return v;
+  else
+    return hn::PromoteTo(di, v);
+}
+
+// As T, one rounding away; to p, which is aligned.
+template <class DD, typename T>
+HWY_INLINE void StoreDoubles([[maybe_unused]] DD dd, hn::Vec<DD> v, T* p) {
+#if HWY_TARGET == HWY_SCALAR  // whose DemoteTo() makes infinity a number
+  *p = static_cast<T>(hn::GetLane(v));
+#else
+  if constexpr (sizeof(T) == sizeof(double)) {
+    hn::Store(v, dd, p);
+  } else {
+    const hn::Rebind<T, DD> d;
+    hn::Store(hn::DemoteTo(d, v), d, p);
+  }
+#endif
+}
+
 // total[lane] += v, v = 0.
 template <class D>
 HWY_INLINE void Flush(D d, hn::Vec<D>& v, double* total) {
@@ -67,20 +99,25 @@ HWY_INLINE void Flush(D d, hn::Vec<D>& v, double* total) {
   v = hn::Zero(d);
 }
 
-// FactorOf() of each lane.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void FactorsOf(D d, V max, const ExpOrigin<V>& origin, double* factors) {
-  HWY_ALIGN_MAX double base[hn::MaxLanes(D())];
-  InDouble(d, hn::Sub(max, origin.offset),
-           [&](size_t lane, const auto part) HWY_ATTR { hn::Store(part, hn::DFromV<decltype(part)>(), base + lane); });
-  InDouble(d, origin.shift, [&](size_t lane, const auto shift) HWY_ATTR {
-    const hn::DFromV<decltype(shift)> dd;
-    const auto factor = OriginFactor<hn::TFromD<D>>(dd, hn::Load(dd, base + lane), shift);
-    hn::Store(hn::Mul(factor, hn::Set(dd, ExpConstants<hn::TFromD<D>>::kUnscale)), dd, factors + lane);
-  });
+// OriginFactor() of rows with these finite maxima, and their scale undone: what a sum of ScaledExp() is multiplied by.
+template <typename T, class DD>
+HWY_INLINE hn::Vec<DD> FactorsOf(DD dd, const T* references) {
+  const hn::Rebind<T, DD> d;
+  const auto m = hn::Load(d, references);
+  const auto origin = OriginOf(d, m);
+  const auto factor = OriginFactor<T>(dd, ToDoubles(dd, hn::Sub(m, origin.offset)), ToDoubles(dd, origin.shift));
+  return hn::Mul(factor, hn::Set(dd, ExpConstants<T>::kUnscale));
 }
 
-// The largest logit of each lane and its first class; -1 where there is nothing above -inf.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE void AllFactorsOf(D, const T* references, double* factors) {
+  const hn::ScalableTag<double> dd;
+  for (size_t r = 0; r < hn::Lanes(D()); r += hn::Lanes(dd)) {
+    hn::Store(FactorsOf<T>(dd, references + r), dd, factors + r);
+  }
+}
+
+// The largest logit of each lane and, if asked for, its first class: -1 where there is nothing above -inf.
 template <class D>
 struct LaneMax {
   hn::Vec<D> max;
@@ -88,7 +125,7 @@ struct LaneMax {
   hn::Vec<hn::RebindToSigned<D>> argmax;
 };
 
-template <class D, typename T = hn::TFromD<D>>
+template <bool kArgmax, class D, typename T = hn::TFromD<D>>
 HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
@@ -96,39 +133,46 @@ HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
   LaneMax<D> result{hn::Neg(infinity), hn::Zero(d), hn::Set(di, TI{-1})};
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
-    const auto raised = hn::Gt(x, result.max);  // never for NaN
+    if constexpr (kArgmax) {
+      const auto raised = hn::RebindMask(di, hn::Gt(x, result.max));  // never for NaN
+      result.argmax = hn::IfThenElse(raised, hn::Set(di, static_cast<TI>(c)), result.argmax);
+    }
 #if HWY_TARGET == HWY_SCALAR
-    result.max = hn::IfThenElse(raised, x, result.max);
+    result.max = hn::IfThenElse(hn::Gt(x, result.max), x, result.max);
 #else
     result.max = hn::Max(x, result.max);  // where x is NaN, x86 keeps the other
 #endif
-    result.argmax = hn::IfThenElse(hn::RebindMask(di, raised), hn::Set(di, static_cast<TI>(c)), result.argmax);
   }
   result.reference = hn::IfThenElseZero(hn::Lt(hn::Abs(result.max), infinity), result.max);
   return result;
 }
 
-// Sums by lane, relative to LaneMax::reference; `others` over OriginFactor().
+// Sums by lane. Exponentials are relative to LaneMax::reference and over OriginFactor(); the largest is not among them,
+// and what equals it is counted: the sum is others * factor + ties.
+template <typename T>
 struct LaneSums {
   double* others;
+  T* ties;
   double* mass = nullptr;  // of the background; not touched without one
   double* dot = nullptr;
 };
 
-// Adds the classes up; store(c, e) gets the ScaledExpParts() of each.
-template <BackgroundKind kKind, class D, class Store, typename T = hn::TFromD<D>>
+// Adds the classes up; store(c, e) gets the ScaledExpParts() of each. kOffset: not all of the origin's are 0.
+template <BackgroundKind kKind, bool kOffset, class D, class Store, typename T = hn::TFromD<D>>
 HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const ExpOrigin<hn::Vec<D>>& origin,
-                           const Background<T>& b, const LaneSums& sums, const Store& store) {
+                           const Background<T>& b, const LaneSums<T>& sums, const Store& store) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
   auto recent = hn::Zero(d);
+  auto ties = hn::Set(di, TI{-1});
   BackgroundSums<kKind, D> background;
   background.Clear(d);
   const auto scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
-    const auto is_max = hn::RebindMask(d, hn::Eq(top.argmax, hn::Set(di, static_cast<TI>(c))));
-    const auto e = ScaledExpParts(d, hn::Sub(x, origin.offset), origin);
+    const auto is_max = hn::Eq(x, top.max);
+    const auto e = ScaledExpParts(d, kOffset ? hn::Sub(x, origin.offset) : x, origin);
+    ties = hn::IfThenElse(hn::RebindMask(di, is_max), hn::Add(ties, hn::Set(di, TI{1})), ties);
     recent = hn::MulAdd(e.fraction, hn::IfThenZeroElse(is_max, e.power), recent);
     const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
     if constexpr (kKind != BackgroundKind::kNone) {
@@ -142,6 +186,17 @@ HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top
     Flush(d, background.mass, sums.mass);
     Flush(d, background.dot, sums.dot);
   }
+  hn::Store(hn::ConvertTo(d, ties), d, sums.ties);
+}
+template <BackgroundKind kKind, class D, class Store, typename T = hn::TFromD<D>>
+HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const Background<T>& b,
+                           const LaneSums<T>& sums, const Store& store) {
+  const auto origin = OriginOf(d, top.reference);
+  if (HWY_LIKELY(hn::AllTrue(d, hn::Eq(origin.offset, hn::Zero(d))))) {
+    SumColumns<kKind, false>(d, columns, top, origin, b, sums, store);
+  } else {
+    SumColumns<kKind, true>(d, columns, top, origin, b, sums, store);
+  }
 }
 
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
@@ -150,23 +205,24 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   constexpr size_t kMaxLanes = hn::MaxLanes(D());
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
-  const LaneMax<D> top = MaxOfLanes(d, columns);
-  const auto origin = OriginOf(d, top.reference);
+  const LaneMax<D> top = MaxOfLanes<true>(d, columns);
   HWY_ALIGN_MAX double others[kMaxLanes] = {}, mass[kMaxLanes] = {}, dot[kMaxLanes] = {};
-  SumColumns<kKind>(d, columns, top, origin, b, {others, mass, dot}, [](int64_t, auto) {});
+  HWY_ALIGN_MAX T ties[kMaxLanes];
+  SumColumns<kKind>(d, columns, top, b, {others, ties, mass, dot}, [](int64_t, auto) {});
 
   HWY_ALIGN_MAX double factor[kMaxLanes];
-  HWY_ALIGN_MAX T max[kMaxLanes];
+  HWY_ALIGN_MAX T max[kMaxLanes], reference[kMaxLanes];
   HWY_ALIGN_MAX TI argmax[kMaxLanes];
-  FactorsOf(d, top.reference, origin, factor);
+  hn::Store(top.reference, d, reference);
+  AllFactorsOf(d, reference, factor);
   hn::Store(top.max, d, max);
   hn::Store(top.argmax, di, argmax);
   for (size_t r = 0; r < count; ++r) {
     const double total =
         kKind == BackgroundKind::kUniform ? b.beta * static_cast<double>(columns.num_classes) : mass[r];
     const double sum = WithoutDrift<T>(others[r] * factor[r], columns.num_classes);
-    sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(sum, columns.num_classes), std::max<int64_t>(argmax[r], 0),
-               total, dot[r]};
+    sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(sum, columns.num_classes) + static_cast<double>(ties[r]),
+               std::max<int64_t>(argmax[r], 0), total, dot[r]};
     if (max[r] != kInfinity) continue;
     sums[r].others = 0;  // the loss will be NaN; what is left to say is whether the row has NaN
     for (int64_t c = 0; c < columns.num_classes; ++c) {
@@ -203,9 +259,8 @@ HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, size_t count, con
   HWY_ALIGN_MAX T max[kMaxLanes] = {}, p_scale[kMaxLanes] = {}, t_scale[kMaxLanes] = {};
   HWY_ALIGN_MAX double factor[kMaxLanes];
   for (size_t r = 0; r < count; ++r) max[r] = static_cast<T>(gradients[r].max);
-  const auto m = hn::Load(d, max);
-  const auto origin = OriginOf(d, m);
-  FactorsOf(d, m, origin, factor);
+  const auto origin = OriginOf(d, hn::Load(d, max));
+  AllFactorsOf(d, max, factor);
   for (size_t r = 0; r < count; ++r) {
     p_scale[r] = static_cast<T>(gradients[r].p_scale * factor[r]);
     t_scale[r] = static_cast<T>(BackgroundCoefficient(gradients[r]));
@@ -252,147 +307,193 @@ void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t 
 template <typename T>
 struct PlainRows {
   HWY_ALIGN_MAX double others[kMaxPlainRows];
-  HWY_ALIGN_MAX double factors[kMaxPlainRows];
-  HWY_ALIGN_MAX double max[kMaxPlainRows];
-  HWY_ALIGN_MAX double logits[kMaxPlainRows];    // x_y
-  HWY_ALIGN_MAX double p_scales[kMaxPlainRows];  // before the factor
-  HWY_ALIGN_MAX double points[kMaxPlainRows];    // the gradient at y
+  HWY_ALIGN_MAX T ties[kMaxPlainRows];
+  HWY_ALIGN_MAX T max[kMaxPlainRows];
+  HWY_ALIGN_MAX T reference[kMaxPlainRows];
+  HWY_ALIGN_MAX T logits[kMaxPlainRows];    // x_y
+  HWY_ALIGN_MAX T p_scales[kMaxPlainRows];  // of ScaledExp()
+  HWY_ALIGN_MAX T points[kMaxPlainRows];    // the gradient at y
+};
+
+// Copies the next tile, a vector for each one of this tile that is added up. Classes lie far apart, each a stream for a
+// moment, and often so that they meet in the same few sets of the caches: so they are copied, and only a few classes
+// are fetched ahead.
+template <class D, typename T = hn::TFromD<D>>
+class NextTile {
+ public:
+  HWY_INLINE NextTile(D d, const PlainTile<T>& tile) : d_(d), tile_(tile) {
+    if (tile_.next != nullptr) GoTo(0);
+  }
+
+  HWY_INLINE void CopyVector() {
+    if (from_ == end_) return;
+    FetchToL2(from_ + ahead_);
+    hn::StoreU(hn::LoadU(d_, from_), d_, to_);
+    from_ += hn::Lanes(d_);
+    to_ += hn::Lanes(d_);
+    if (HWY_UNLIKELY(from_ == end_) && ++class_ < tile_.num_classes) GoTo(class_);
+  }
+
+ private:
+  HWY_INLINE void GoTo(int64_t c) {
+    constexpr int64_t kClasses = 8;
+    from_ = tile_.next + c * tile_.next_stride;
+    end_ = from_ + tile_.stride;
+    to_ = tile_.copy + c * tile_.stride;
+    ahead_ = kClasses * tile_.next_stride;
+    if (c + kClasses >= tile_.num_classes) {  // what is ahead is of the tile after
+      ahead_ += tile_.stride - tile_.num_classes * tile_.next_stride;
+    }
+  }
+
+  D d_;
+  const PlainTile<T>& tile_;
+  int64_t class_ = 0, ahead_ = 0;
+  const T* from_ = nullptr;
+  const T* end_ = nullptr;
+  T* to_ = nullptr;
 };
 
 // The sums of the vector of rows from `first` on, as ReduceColumns(); false for a maximum of +inf, where that looks
 // closer. With a gradient, x becomes ScaledExp().
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRows<T>& rows) {
+template <bool kArgmax, bool kGradient, class D, typename T = hn::TFromD<D>>
+HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRows<T>& rows, NextTile<D>& next) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
-  const auto infinity = hn::Set(d, std::numeric_limits<T>::infinity());
   const Columns<T> columns{tile.x + first, tile.stride, tile.num_classes};
-  const LaneMax<D> top = MaxOfLanes(d, columns);
-  const auto origin = OriginOf(d, top.reference);
-  FactorsOf(d, top.reference, origin, rows.factors + first);
-  InDouble(d, top.max, [&](size_t lane, const auto max) HWY_ATTR {
-    hn::Store(max, hn::DFromV<decltype(max)>(), rows.max + first + lane);
-  });
+  const LaneMax<D> top = MaxOfLanes<kArgmax>(d, columns);
+  hn::Store(top.max, d, rows.max + first);
+  hn::Store(top.reference, d, rows.reference + first);
   for (size_t r = first; r < first + hn::Lanes(d); ++r) {
-    rows.logits[r] = static_cast<double>(tile.x[tile.targets[r] * tile.stride + static_cast<int64_t>(r)]);
-    rows.others[r] = 0;
+    rows.logits[r] = tile.x[std::max(tile.targets[r], 0) * tile.stride + static_cast<int64_t>(r)];
   }
-  SumColumns<BackgroundKind::kNone>(d, columns, top, origin, {}, {rows.others + first},
+  InDouble(d, hn::Zero(d), [&](size_t lane, const auto zero) HWY_ATTR {
+    hn::Store(zero, hn::DFromV<decltype(zero)>(), rows.others + first + lane);
+  });
+  SumColumns<BackgroundKind::kNone>(d, columns, top, {}, {rows.others + first, rows.ties + first},
                                     [&](int64_t c, const auto& e) HWY_ATTR {
-                                      if (tile.gradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
+                                      if (kGradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
+                                      next.CopyVector();
                                     });
-  if (tile.predicted != nullptr) {
+  if constexpr (kArgmax) {
     HWY_ALIGN_MAX TI argmax[hn::MaxLanes(D())];
     hn::Store(top.argmax, di, argmax);
     for (size_t r = 0; r < hn::Lanes(d); ++r) {
       tile.predicted[first + r] = std::isnan(rows.others[first + r]) ? -1 : std::max<int64_t>(argmax[r], 0);
     }
   }
-  return hn::AllFalse(d, hn::Eq(top.max, infinity));
+  return hn::AllFalse(d, hn::Eq(top.max, hn::Set(d, std::numeric_limits<T>::infinity())));
 }
 
-// Decide() and the gradient's coefficients, of the whole tile. Additions of 0 keep -0 out, as the sums of decide.h do.
-template <typename T>
-HWY_INLINE void DecidePlain(const PlainTile<T>& tile, PlainRows<T>& rows) {
+// The sum of a vector's exponentials but the largest; NaN where the maximum is infinite.
+template <class D, typename T, class V = hn::Vec<D>>
+HWY_INLINE V OthersOf(D d, const PlainRows<T>& rows, V factor, int64_t num_classes, size_t r) {
+  const hn::Rebind<T, D> dt;
+  const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
+  const V nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());
+  const V sum = WithoutDrift<T>(d, hn::Mul(hn::Load(d, rows.others + r), factor), num_classes);
+  const V clean = hn::IfThenZeroElse(hn::Le(sum, hn::Set(d, DustOf<T>(num_classes))), sum);
+  const V max = ToDoubles(d, hn::Load(dt, rows.max + r)), ties = ToDoubles(d, hn::Load(dt, rows.ties + r));
+  return hn::IfThenElse(hn::Lt(hn::Abs(max), infinity), hn::Add(clean, ties), nan);
+}
+
+// Decide() and, if kGradient, the gradient's coefficients, of the rows from r on. Additions of 0 keep -0 out, as the
+// sums of decide.h do. False where a coefficient is not FitsIn().
+template <bool kGradient, class D, typename T, class V = hn::Vec<D>>
+HWY_INLINE bool DecidePlain(D d, const PlainTile<T>& tile, PlainRows<T>& rows, V factor, V others, V log1p, size_t r) {
+  const hn::Rebind<T, D> dt;
+  const hn::Rebind<int32_t, D> di32;
+  const V one = hn::Set(d, 1.0), zero = hn::Zero(d);
+  const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
+  const V mass = hn::Add(zero, hn::LoadU(d, tile.masses + r));
+  const auto ignored = hn::Lt(hn::PromoteTo(d, hn::LoadU(di32, tile.targets + r)), zero);
+  const V z = hn::Sub(ToDoubles(d, hn::Load(dt, rows.logits + r)), ToDoubles(d, hn::Load(dt, rows.max + r)));
+  const V log_p = hn::Sub(z, log1p);
+  const auto nothing = hn::Or(ignored, hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity)));
+  const V loss = hn::Add(zero, hn::Mul(mass, hn::Neg(log_p)));
+  hn::StoreU(hn::IfThenZeroElse(nothing, loss), d, tile.losses + r);
+  if constexpr (!kGradient) return true;
+  const V scale = hn::Set(d, tile.gradient_scale);
+  const V exp = hn::Mul(ScaledExp(d, z, OriginOf(d, zero)), hn::Set(d, ExpConstants<double>::kUnscale));
+  const V denominator = hn::Add(one, others);
+  const V rest = hn::IfThenElse(hn::Eq(exp, one), others, hn::Sub(denominator, exp));
+  const V p_scale = hn::IfThenZeroElse(ignored, hn::Div(hn::Mul(scale, mass), denominator));
+  const V point = hn::Mul(scale, hn::Sub(zero, hn::Mul(mass, hn::Div(rest, denominator))));
+  StoreDoubles(d, hn::Mul(p_scale, factor), rows.p_scales + r);
+  StoreDoubles(d, point, rows.points + r);
+  return AllFitIn<T>(d, p_scale);
+}
+
+// The same of the whole tile. Each step is a chain of operations that wait for each other: several vectors take it
+// together, and fill each other's gaps.
+template <bool kGradient, typename T>
+HWY_INLINE bool DecideAllPlain(const PlainTile<T>& whole, PlainRows<T>& rows) {
   const hn::ScalableTag<double> d;
-  const auto one = hn::Set(d, 1.0), zero = hn::Zero(d), scale = hn::Set(d, tile.gradient_scale);
-  const auto infinity = hn::Set(d, std::numeric_limits<double>::infinity());
-  const auto nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());
-  const auto dust = hn::Set(d, DustOf<T>(tile.num_classes));
-  const auto origin = OriginOf(d, zero);
-  for (int64_t r = 0; r < tile.count; r += static_cast<int64_t>(hn::Lanes(d))) {
-    const auto max = hn::Load(d, rows.max + r), mass = hn::Add(zero, hn::LoadU(d, tile.masses + r));
-    const auto factor = hn::Load(d, rows.factors + r);
-    const auto sum = WithoutDrift<T>(d, hn::Mul(hn::Load(d, rows.others + r), factor), tile.num_classes);
-    const auto others = hn::IfThenElse(hn::Lt(hn::Abs(max), infinity), hn::IfThenZeroElse(hn::Le(sum, dust), sum), nan);
-    const auto z = hn::Sub(hn::Load(d, rows.logits + r), max);
-    const auto log_p = hn::Sub(z, Log1p(d, others));
-    const auto nothing = hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity));
-    const auto loss = hn::Add(zero, hn::Mul(mass, hn::Neg(log_p)));
-    hn::StoreU(hn::IfThenZeroElse(nothing, loss), d, tile.losses + r);
-    if (!tile.gradient) continue;
-    const auto exp = hn::Mul(ScaledExp(d, z, origin), hn::Set(d, ExpConstants<double>::kUnscale));
-    const auto denominator = hn::Add(one, others);
-    const auto rest = hn::IfThenElse(hn::Eq(exp, one), others, hn::Sub(denominator, exp));
-    hn::Store(hn::Div(hn::Mul(scale, mass), denominator), d, rows.p_scales + r);
-    hn::Store(hn::Mul(scale, hn::Sub(zero, hn::Mul(mass, hn::Div(rest, denominator)))), d, rows.points + r);
+  using V = hn::Vec<decltype(d)>;
+  const PlainTile<T> tile = whole;  // which no store changes
+  const auto lanes = hn::Lanes(d), count = static_cast<size_t>(tile.count);
+  constexpr size_t kVectors = 4;
+  static_assert(kMaxPlainRows % (kVectors * hn::MaxLanes(d)) == 0, "there is room for them");
+  bool fits = true;
+  for (size_t first = 0; first < count; first += kVectors * lanes) {
+    V factor[kVectors], others[kVectors], log1p[kVectors];
+    LogParts<V> parts[kVectors];
+    const auto each = [&](const auto& step) HWY_ATTR {
+      for (size_t k = 0; k < kVectors; ++k) step(k, first + k * lanes);
+    };
+    each([&](size_t k, size_t r) HWY_ATTR { factor[k] = FactorsOf<T>(d, rows.reference + r); });
+    each([&](size_t k, size_t r) HWY_ATTR { others[k] = OthersOf(d, rows, factor[k], tile.num_classes, r); });
+    each([&](size_t k, size_t) HWY_ATTR { parts[k] = Log1pParts(d, others[k]); });
+    each([&](size_t k, size_t) HWY_ATTR { log1p[k] = Log1pOfParts(d, others[k], parts[k]); });
+    each([&](size_t k, size_t r)
+             HWY_ATTR { fits = DecidePlain<kGradient>(d, tile, rows, factor[k], others[k], log1p[k], r) && fits; });
   }
+  return fits;
 }
 
-// The gradient, over ScaledExp().
+// The gradient, from ScaledExp().
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, size_t first, const PlainRows<T>& rows) {
+HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const PlainRows<T>& rows) {
   const hn::RebindToSigned<D> di;
+  const hn::Rebind<int32_t, D> di32;
   using TI = hn::TFromD<decltype(di)>;
-  constexpr size_t kMaxLanes = hn::MaxLanes(D());
-  HWY_ALIGN_MAX T scales[kMaxLanes], points[kMaxLanes];
-  HWY_ALIGN_MAX TI targets[kMaxLanes];
-  HWY_ALIGN_MAX T counts[kMaxLanes];
-  for (size_t r = 0; r < hn::Lanes(d); ++r) {
-    scales[r] = static_cast<T>(rows.p_scales[first + r] * rows.factors[first + r]);
-    points[r] = static_cast<T>(rows.points[first + r]);
-    targets[r] = static_cast<TI>(tile.targets[first + r]);
-    counts[r] = tile.ignored[first + r] ? T{0} : T{1};
-  }
-  const auto scale = hn::Load(d, scales), point = hn::Load(d, points);
-  const auto target = hn::Load(di, targets);
-  const auto ignored = hn::Eq(hn::Load(d, counts), hn::Zero(d));
   for (int64_t c = 0; c < tile.num_classes; ++c) {
-    T* const x = tile.x + first + c * tile.stride;
-    const auto here = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<TI>(c))));
-    const auto entry = hn::IfThenElse(here, point, hn::Mul(scale, LoadLanes(d, x)));
-    StoreLanes(hn::IfThenZeroElse(ignored, entry), d, x);
-  }
-}
-
-// Copies the next tile, a share with each vector of this one. Classes lie far apart, each a stream for a moment, and
-// often so that they meet in the same few sets of the caches: so they are copied, and only a few classes are fetched
-// ahead.
-template <class D, typename T = hn::TFromD<D>>
-class NextTile {
- public:
-  HWY_INLINE NextTile(D d, const PlainTile<T>& tile) : d_(d), tile_(tile) {}
-
-  HWY_INLINE void CopyShare() {
-    if (tile_.next == nullptr) return;
-    for (int64_t i = 0; i < tile_.num_classes; ++i) {
-      constexpr int64_t kClasses = 4;
-      const T* const from = tile_.next + class_ * tile_.next_stride + row_;
-      const bool last = class_ + kClasses >= tile_.num_classes;  // what is ahead is of the tile after
-      hwy::Prefetch(last ? from + (kClasses - tile_.num_classes) * tile_.next_stride + tile_.stride
-                         : from + kClasses * tile_.next_stride);
-      hn::StoreU(hn::LoadU(d_, from), d_, tile_.copy + class_ * tile_.stride + row_);
-      row_ += static_cast<int64_t>(hn::Lanes(d_));
-      if (row_ < tile_.stride) continue;
-      row_ = 0;
-      ++class_;
+    const auto here = hn::Set(di, static_cast<TI>(c));
+    for (int64_t r = 0; r < tile.count; r += static_cast<int64_t>(hn::Lanes(d))) {
+      const auto target = Widen(di, hn::LoadU(di32, tile.targets + r));
+      const auto smooth = hn::Mul(hn::Load(d, rows.p_scales + r), hn::LoadU(d, tile.x + c * tile.stride + r));
+      const auto entry = hn::IfThenElse(hn::RebindMask(d, hn::Eq(target, here)), hn::Load(d, rows.points + r), smooth);
+      const auto result = hn::IfThenZeroElse(hn::RebindMask(d, hn::Lt(target, hn::Zero(di))), entry);
+      T* const dx = tile.dx + c * tile.dx_stride + r;
+      if (tile.stream) {
+        hn::Stream(result, d, dx);
+      } else {
+        hn::StoreU(result, d, dx);
+      }
     }
   }
+}
 
- private:
-  D d_;
-  const PlainTile<T>& tile_;
-  int64_t class_ = 0, row_ = 0;
-};
-
-template <typename T>
-bool EvaluatePlainTile(const PlainTile<T>& tile) {
+template <bool kArgmax, bool kGradient, typename T>
+bool EvaluatePlain(const PlainTile<T>& tile) {
   const hn::ScalableTag<T> d;
   PlainRows<T> rows;
   NextTile next(d, tile);
   bool fits = true;
   ForEachVector(d, tile.count, [&](int64_t first, size_t) HWY_ATTR {
-    fits = ReducePlain(d, tile, static_cast<size_t>(first), rows) && fits;
-    next.CopyShare();
+    fits = ReducePlain<kArgmax, kGradient>(d, tile, static_cast<size_t>(first), rows, next) && fits;
   });
-  if (!fits) return false;
-  DecidePlain(tile, rows);
-  if (!tile.gradient) return true;
-  for (int64_t r = 0; r < tile.count; ++r) fits = fits && (tile.ignored[r] || FitsIn<T>(rows.p_scales[r]));
-  if (!fits) return false;
-  ForEachVector(d, tile.count,
-                [&](int64_t first, size_t) HWY_ATTR { ScatterPlain(d, tile, static_cast<size_t>(first), rows); });
+  if (!fits || !DecideAllPlain<kGradient>(tile, rows)) return false;
+  if (kGradient) ScatterPlain(d, tile, rows);
   return true;
+}
+
+template <typename T>
+bool EvaluatePlainTile(const PlainTile<T>& tile) {
+  if (tile.predicted != nullptr) {
+    return tile.dx != nullptr ? EvaluatePlain<true, true>(tile) : EvaluatePlain<true, false>(tile);
+  }
+  return tile.dx != nullptr ? EvaluatePlain<false, true>(tile) : EvaluatePlain<false, false>(tile);
 }
 
 template <typename T>

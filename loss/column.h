@@ -18,19 +18,23 @@ namespace lossd {
 inline constexpr int64_t kColumnLanes = 16;
 
 // A tile of plain cross-entropy: class indices, no smoothing, nothing that modifies it, no sample weights. What most
-// batches are, and little else than a few operations a row: so they are decided in vectors too. All arrays are as long
-// as the stride.
+// batches are, and little else than a few operations a row: so they are decided in vectors too. Arrays by row have
+// kMaxPlainRows entries.
 template <typename T>
 struct PlainTile {
-  T* x;  // [num_classes, stride]; where `gradient` is asked for, that is written over it
+  T* x;  // [num_classes, stride]; spoilt where the gradient is asked for
   int64_t stride, num_classes, count;
-  const int64_t* targets;  // in [0, num_classes), also past the last row
-  const bool* ignored;     // counts nowhere: its gradient is 0, its loss means nothing
+  const int32_t* targets;  // -1: counts nowhere, its loss and gradient are 0; so does what is past the last row
   const double* masses;    // w_y
+  double* losses;          // w_y (-ln p_y)
+  int64_t* predicted;      // as PREDICTED_CLASS; null if not asked for
+
+  // Where the gradient goes: class c of row r to dx[c * dx_stride + r], in whole vectors; null if not asked for. May be
+  // x. `stream`: as Gradient's, and each class's first row is aligned to 64 bytes.
+  T* dx = nullptr;
+  int64_t dx_stride = 0;
+  bool stream = false;
   double gradient_scale = 1;
-  bool gradient = false;
-  double* losses;      // w_y (-ln p_y)
-  int64_t* predicted;  // as PREDICTED_CLASS; null if not asked for
 
   // What is copied meanwhile, so that memory is read while this tile is computed: class c of the next tile, as many
   // rows as the stride, from next[c * next_stride] on to copy[c * stride]. null: nothing.

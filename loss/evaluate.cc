@@ -26,20 +26,28 @@ int64_t Block::PredictedClass(int64_t element) const {
   return predicted;
 }
 
-void Block::AddLosses(int64_t first, std::span<const double> losses, const bool* ignored) {
+void Block::AddLosses(int64_t first, std::span<const double> losses) {
   const bool stored = results.element_loss || plan.spec.reduction == Reduction::kNone;
   const double finite_below = FiniteBelow();
-  double sum = summary.loss_sum;
-  int64_t nonfinite = 0;
-  for (size_t i = 0; i < losses.size(); ++i) {
-    const double loss = ignored[i] ? 0 : plan.unit_scale * losses[i];
-    sum += loss;
-    nonfinite += std::fabs(loss) < finite_below ? 0 : 1;
+  std::array<double, kSums> turns;  // from the turn of the first on
+  for (size_t j = 0; j < kSums; ++j) turns[j] = SumOf(first + static_cast<int64_t>(j));
+  std::array<int64_t, kSums> nonfinite = {};
+  const auto add = [&](size_t j, double raw_loss) {
+    const double loss = plan.unit_scale * raw_loss;
+    turns[j] += loss;
+    nonfinite[j] += std::fabs(loss) < finite_below ? 0 : 1;
+  };
+  size_t i = 0;
+  for (; i + kSums <= losses.size(); i += kSums) {
+    for (size_t j = 0; j < kSums; ++j) add(j, losses[i + j]);
   }
-  summary.loss_sum = sum;
-  summary.nonfinite_count += nonfinite;
-  for (size_t i = 0; stored && i < losses.size(); ++i) {
-    StoreLoss(first + static_cast<int64_t>(i), ignored[i] ? 0 : plan.unit_scale * losses[i]);
+  for (size_t j = 0; i + j < losses.size(); ++j) add(j, losses[i + j]);
+  for (size_t j = 0; j < kSums; ++j) {
+    SumOf(first + static_cast<int64_t>(j)) = turns[j];
+    summary.nonfinite_count += nonfinite[j];
+  }
+  for (i = 0; stored && i < losses.size(); ++i) {
+    StoreLoss(first + static_cast<int64_t>(i), plan.unit_scale * losses[i]);
   }
 }
 

@@ -2,6 +2,7 @@
 #ifndef LOSSD_LOSS_EVALUATE_H_
 #define LOSSD_LOSS_EVALUATE_H_
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -28,6 +29,9 @@ struct Block {
   const ParallelFor parallel_for;
   int64_t begin = 0, end = 0;
   BlockSummary summary = {};
+  // Elements take turns at a few sums of losses, so that none has to wait for the one before it.
+  static constexpr size_t kSums = 8;
+  std::array<double, kSums> sums = {};
 
   // Goes to each block in turn and calls evaluate().
   template <typename Evaluate>
@@ -37,7 +41,12 @@ struct Block {
       begin = elements.begin;
       end = elements.end;
       summary = {};
+      sums = {};
       evaluate();
+      for (size_t width = kSums / 2; width > 0; width /= 2) {
+        for (size_t i = 0; i < width; ++i) sums[i] += sums[i + width];
+      }
+      summary.loss_sum += sums[0];
       summaries[static_cast<size_t>(block)] = summary;
     }
   }
@@ -61,16 +70,18 @@ struct Block {
   // Records the loss of an element, before its sample weight and unit.
   void AddLoss(int64_t element, double raw_loss) {
     const double loss = SampleWeight(inputs, element) * plan.unit_scale * raw_loss;
-    summary.loss_sum += loss;
+    SumOf(element) += loss;
     summary.nonfinite_count += std::fabs(loss) < FiniteBelow() ? 0 : 1;
     StoreLoss(element, loss);
   }
-  // The same for elements [first, first + losses.size()) without sample weights, but for those ignored.
-  void AddLosses(int64_t first, std::span<const double> losses, const bool* ignored);
+  // The same for elements [first, first + losses.size()) without sample weights; of those ignored, 0.
+  void AddLosses(int64_t first, std::span<const double> losses);
   // An element that counts nowhere.
   void AddIgnored(int64_t element) { StoreLoss(element, 0); }
 
  private:
+  double& SumOf(int64_t element) { return sums[static_cast<size_t>(element - begin) % kSums]; }
+
   void StoreLoss(int64_t element, double loss) {
     if (std::isnan(loss)) loss = kNan;  // which sign a NaN has is up to the compiler
     if (results.element_loss) StoreFloat(results.element_loss, element, loss);

@@ -216,15 +216,18 @@ HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
   return ScaledExpParts(d, z, origin).value;
 }
 
-// exp(offset + I ln 2 - m), which ScaledExp() leaves out: between 2^-0.5 and 2^0.5. `base` is m - offset, `shift` the
-// origin's; both of T, in double.
+// exp(offset + I ln 2 - m), which ScaledExp() leaves out: half a step of I up or down. `base` is m - offset, `shift`
+// the origin's; both of T, in double.
 template <typename T, class DD, class V = hn::Vec<DD>>
 HWY_INLINE V OriginFactor(DD dd, V base, V shift) {
   using C = ExpConstants<T>;
   const V integer = hn::Sub(hn::Set(dd, double{C::kShift} + double{kExponent<T>}), shift);
   V remainder = base;
   for (const T part : C::kLn2) remainder = hn::NegMulAdd(integer, hn::Set(dd, double{part} / kSteps<T>), remainder);
-  return ExpOfRemainder(dd, hn::Neg(remainder));
+  const V r = hn::Neg(remainder);
+  if constexpr (kTableBits<T> < 3) return ExpOfRemainder(dd, r);
+  const V one = hn::Set(dd, 1.0), q = Polynomial(dd, PowerTable<double, 3>::kCoefficients, r);
+  return hn::MulAdd(hn::MulAdd(q, r, one), r, one);
 }
 
 // The sum of `count` exponentials exp(x - m) of T but the largest, the scale undone, without what they were too large

@@ -62,10 +62,16 @@ HWY_INLINE V AtanhArgument(D d, V f) {
   return hn::Div(f, hn::Add(hn::Set(d, 2.0), f));
 }
 
-// k ln 2 + ln(1 + f) + tiny, where tiny is of the size of the last place. s = AtanhArgument(f), to a few units.
+// The logarithm k ln 2 + ln(1 + f) + tiny, where tiny is of the size of the last place. s = AtanhArgument(f), to a few
+// units.
+template <class V>
+struct LogParts {
+  V k, f, s, tiny;
+};
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V LogOfParts(D d, V k, V f, V s, V tiny) {
+HWY_INLINE V LogOfParts(D d, const LogParts<V>& parts) {
   using C = LogConstants;
+  const auto [k, f, s, tiny] = parts;
   const V z = hn::Mul(s, s);
   const auto c = [&](size_t i) HWY_ATTR { return hn::Set(d, C::kCoefficients[i]); };
   const V zz = hn::Mul(z, z);
@@ -82,7 +88,7 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V LogOfNormal(D d, V x) {
   const Binade<V> b = BinadeOf(d, x);
   const V f = hn::Sub(b.m, hn::Set(d, 1.0));
-  return LogOfParts(d, b.k, f, AtanhArgument(d, f), hn::Zero(d));
+  return LogOfParts<D>(d, {b.k, f, AtanhArgument(d, f), hn::Zero(d)});
 }
 
 // ln x. -inf at 0, +inf at +inf, NaN below 0 and at NaN; subnormal numbers are as exact as others.
@@ -94,7 +100,7 @@ HWY_INLINE V Log(D d, V x) {
   const Binade<V> b = BinadeOf(d, hn::IfThenElse(subnormal, hn::Mul(x, hn::Set(d, 0x1p54)), x));
   const V k = hn::Sub(b.k, hn::IfThenElseZero(subnormal, hn::Set(d, 54.0)));
   const V f = hn::Sub(b.m, one);
-  const V result = LogOfParts(d, k, f, AtanhArgument(d, f), zero);
+  const V result = LogOfParts<D>(d, {k, f, AtanhArgument(d, f), zero});
   const V nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());
   const V limit = hn::IfThenElse(hn::Eq(x, zero), hn::Set(d, -kInf), hn::IfThenElse(hn::Eq(x, inf), inf, nan));
   return hn::IfThenElse(hn::And(hn::Gt(x, zero), hn::Lt(x, inf)), result, limit);
@@ -103,7 +109,7 @@ HWY_INLINE V Log(D d, V x) {
 // ln(1 + x) for x >= 0, +inf included; NaN stays NaN. Below sqrt(2) - 1, f is x itself; above, 1 + x is rounded and
 // what it lost comes back as the derivative, 1/u times it: 1/m = (1 - s) / (1 + s) = 1 - 2 s + 2 s^2 to 1 %.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V Log1p(D d, V x) {
+HWY_INLINE LogParts<V> Log1pParts(D d, V x) {
   using C = LogConstants;
   const hn::RebindToUnsigned<D> du;
   const V one = hn::Set(d, 1.0);
@@ -120,8 +126,15 @@ HWY_INLINE V Log1p(D d, V x) {
   const V inverse = hn::MulAdd(hn::Sub(s, one), hn::Add(s, s), one);
   const auto matters = hn::AndNot(small, hn::Lt(x, hn::Set(d, 0x1p60)));
   const V tiny = hn::IfThenElseZero(matters, hn::Mul(lost, hn::Mul(scale, inverse)));
-  const V result = LogOfParts(d, hn::IfThenZeroElse(small, b.k), f, s, tiny);
-  return hn::IfThenElse(hn::Lt(x, hn::Set(d, std::numeric_limits<double>::infinity())), result, x);
+  return {hn::IfThenZeroElse(small, b.k), f, s, tiny};
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Log1pOfParts(D d, V x, const LogParts<V>& parts) {
+  return hn::IfThenElse(hn::Lt(x, hn::Set(d, std::numeric_limits<double>::infinity())), LogOfParts<D>(d, parts), x);
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Log1p(D d, V x) {
+  return Log1pOfParts(d, x, Log1pParts(d, x));
 }
 
 // What the logistic function of x is made of, from e = exp(-|x|).
@@ -141,7 +154,7 @@ HWY_INLINE Logistic<V> LogisticOf(D d, V e) {
   const V u = hn::Add(e, one), v = hn::Add(f, hn::Set(d, 2.0));
   const V both = hn::Div(one, hn::Mul(u, v));
   const V k = hn::IfThenZeroElse(small, one);
-  return {LogOfParts(d, k, f, hn::Mul(f, hn::Mul(both, u)), hn::Zero(d)), hn::Mul(both, v)};
+  return {LogOfParts<D>(d, {k, f, hn::Mul(f, hn::Mul(both, u)), hn::Zero(d)}), hn::Mul(both, v)};
 }
 
 }  // namespace HWY_NAMESPACE

@@ -402,6 +402,10 @@ void PlanBlocks(Plan& plan) {
   // Of what a cache line brings, all is used; for the longest rows that would be too much memory.
   const int64_t together = std::min<int64_t>(ScratchLayout::kGatheredElements, plan.inner_size);
   if (plan.num_classes <= kBlockLogits) plan.block_elements = std::max(plan.block_elements, together);
+  if (plan.inner_size > 1 && plan.num_classes <= ScratchLayout::kMaxShortRow) {  // whole tiles
+    const int64_t tile = ScratchLayout::ColumnTile(plan.num_classes * SizeOf(plan.compute_type));
+    plan.block_elements = std::max(plan.block_elements - plan.block_elements % tile, tile);
+  }
   const TensorType& gradient = plan.results.logits_gradient;
   plan.stream_gradient = gradient && NumElements(gradient.shape) * SizeOf(gradient.data_type) >= kStreamedBytes;
   plan.segment_elements = SegmentElements(plan);
@@ -410,8 +414,10 @@ void PlanBlocks(Plan& plan) {
   if (plan.num_blocks == 0) return;
   const ScratchLayout layout(plan);
   plan.scratch_bytes = layout.total_bytes;
-  // What is pending at the end of a run is written with nothing to read meanwhile.
-  if (layout.pending) plan.run_blocks = std::max<int64_t>(kRunLogits / (plan.block_elements * plan.num_classes), 1);
+  // What is pending at the end of a run is written with nothing to read meanwhile; what comes first is not copied
+  // ahead.
+  if (layout.pending || layout.copied)
+    plan.run_blocks = std::max<int64_t>(kRunLogits / (plan.block_elements * plan.num_classes), 1);
 }
 
 }  // namespace

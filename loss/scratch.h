@@ -31,6 +31,12 @@ struct ScratchLayout {
   static_assert(kMaxKeptBytes / static_cast<int64_t>(sizeof(float)) <= kRowPart, "nothing is kept of a row in parts");
   static constexpr int64_t kMaxShortRow = 128;  // classes; a longer row fills its vectors well
 
+  // Rows of a tile whose classes lie apart: two copies of one stay in the cache.
+  static constexpr int64_t ColumnTile(int64_t row_bytes) {
+    const int64_t rows = std::clamp(kTileBytes / 2 / row_bytes, kMinColumns, kMaxTileElements);
+    return rows - rows % kColumnLanes;
+  }
+
   explicit ScratchLayout(const Plan& plan) : modified(IsModified(plan)), layout(LayoutOf(plan)) {
     const DataType compute = plan.compute_type;
     row_type = layout == RowLayout::kGathered ? compute : plan.inputs.logits.data_type;
@@ -39,15 +45,14 @@ struct ScratchLayout {
     const int64_t point_bytes = std::max<int64_t>(plan.sparse_size, 1) * static_cast<int64_t>(sizeof(Point));
     const bool by_columns = layout == RowLayout::kColumns;
     const int64_t least = by_columns ? kMinColumns : plan.inner_size > 1 ? kGatheredElements : 1;
-    const bool copied = by_columns && plan.inner_size > 1;  // the next tile, while one is computed
+    copied = by_columns && plan.inner_size > 1;
     const bool dense = plan.target_kind == TargetKind::kProbabilities;
     whole_rows = plan.results.entropy || plan.results.probabilities || plan.results.log_probabilities ||
                  (dense && plan.results.targets_gradient);
     // The larger a tile, the more of its rows hide what ends the one before.
     const bool once = layout == RowLayout::kRows && !dense && !whole_rows && !plan.results.logits_gradient;
-    const int64_t tile_limit = once ? kOnceBytes : copied ? kTileBytes / 2 : kTileBytes;
-    tile_elements = std::clamp(tile_limit / row_bytes, least, kMaxTileElements);
-    if (copied) tile_elements -= tile_elements % kColumnLanes;
+    const int64_t tile_limit = once ? kOnceBytes : kTileBytes;
+    tile_elements = copied ? ColumnTile(row_bytes) : std::clamp(tile_limit / row_bytes, least, kMaxTileElements);
     tile_elements = std::clamp<int64_t>(kMaxPointBytes / point_bytes, 1, tile_elements);
     tile_elements =
         std::min({tile_elements, plan.block_elements, plan.inner_size > 1 ? plan.inner_size : tile_elements});
@@ -92,6 +97,7 @@ struct ScratchLayout {
 
   bool whole_rows;  // outputs of every class are asked for, besides the logits' gradient
   bool pending;     // the gradient of a tile is written while the next one is read
+  bool copied;      // the next tile is copied while one is computed
   bool modified;    // temperature or softcap: rows are rewritten before they are evaluated
   RowLayout layout;
   DataType row_type;  // what the kernels read rows as

@@ -234,10 +234,15 @@ class SoftmaxLoss {
 
   void EvaluateColumns(int64_t first, const TileRange& range) {
     const int64_t num_classes = plan_.num_classes, count = range.count, stride = ScratchLayout::ColumnStride(count);
-    T* columns = ColumnsOf(first);
+    T* columns = ColumnsOf(turn_);
+    if (plan_.inner_size > 1) turn_ = 1 - turn_;
     if (copied_ != first) ReadColumns(range, columns);
-    if (plain_ && EvaluatePlain(first, range, columns)) return WriteColumns(range, columns);
-    if (plain_) ReadColumns(range, columns);
+    if (plain_) {
+      const PlainResult result = EvaluatePlain(first, range, columns);
+      if (result == PlainResult::kColumns) WriteColumns(range, columns);
+      if (result != PlainResult::kSpoilt) return;
+      ReadColumns(range, columns);
+    }
     FindIgnored(first, count);
     column_kernels_.reduce(columns, stride, num_classes, count, background_, sums_.data());
     DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * stride + row]); });
@@ -251,63 +256,79 @@ class SoftmaxLoss {
   }
 
   // Where the copy of a tile goes: with an inner axis, tiles take turns.
-  T* ColumnsOf(int64_t first) {
-    const int64_t turn = plan_.inner_size > 1 ? (first - block_.begin) / layout_.tile_elements % 2 : 0;
-    return Part<T>(layout_.columns + turn * layout_.columns_bytes);
-  }
+  T* ColumnsOf(int64_t turn) { return Part<T>(layout_.columns + turn * layout_.columns_bytes); }
 
-  // Whether the tile that follows is as large as this one, and can be copied meanwhile.
+  // Whether the tile that follows, in this block or the next, is as large as this one, and can be copied meanwhile.
   bool HasNext(int64_t first, const TileRange& range) const {
-    const int64_t after = first + 2 * range.count;
+    const int64_t next = first + range.count, after = next + range.count;
+    const bool whole = after <= block_.end || (next == block_.end && after <= run_end_);
     return std::is_same_v<S, T> && range.stride > 1 && range.count == layout_.tile_elements &&
-           range.count % kColumnLanes == 0 && first % range.stride + 2 * range.count <= range.stride &&
-           after <= block_.end;
+           range.count % kColumnLanes == 0 && first % range.stride + 2 * range.count <= range.stride && whole;
   }
 
-  // Everything of a plain tile but what ReadColumns() and WriteColumns() do; false if it has to be done otherwise.
-  bool EvaluatePlain(int64_t first, const TileRange& range, T* columns) {
-    std::array<int64_t, kTile> targets, predicted;
+  // Everything of a plain tile but what ReadColumns() and, where the answer is kColumns, WriteColumns() do.
+  enum class PlainResult : uint8_t { kSpoilt, kColumns, kWritten };
+  PlainResult EvaluatePlain(int64_t first, const TileRange& range, T* columns) {
+    std::array<int64_t, kTile> predicted;
+    std::array<int32_t, kTile> targets;
     std::array<double, kTile> masses, losses;
     const int64_t count = range.count;
     const int64_t stride = ScratchLayout::ColumnStride(count);
-    WithIntegers(block_.inputs.targets, [&](const auto& load) {
+    const TensorView& indices = block_.inputs.targets;
+    const auto* const next = static_cast<const char*>(indices.data) + (first + count) * SizeOf(indices.type.data_type);
+    WithIntegers(indices, [&](const auto& load) {
       for (int64_t row = 0; row < count; ++row) {
+        if (row % 8 == 0) __builtin_prefetch(next + row * SizeOf(indices.type.data_type));  // of the next tile
         const int64_t target = load(first + row);
-        ignored_[row] = target == plan_.ignore_index;
-        targets[row] = ignored_[row] ? 0 : target;
+        targets[row] = target == plan_.ignore_index ? -1 : static_cast<int32_t>(target);
       }
     });
-    std::fill(targets.begin() + count, targets.begin() + stride, 0);
-    std::fill(ignored_.begin() + count, ignored_.begin() + stride, true);
-    std::fill_n(masses.begin(), stride, 1.0);
+    std::fill(targets.begin() + count, targets.end(), -1);
+    masses.fill(1);
     for (int64_t row = 0; class_weights_ != nullptr && row < count; ++row) {
-      masses[row] = ignored_[row] ? 1 : ClassWeight(block_.inputs, targets[row]);
+      if (targets[row] >= 0) masses[row] = ClassWeight(block_.inputs, targets[row]);
     }
-    const bool predict = static_cast<bool>(results_.predicted_class);
     PlainTile<T> tile = {.x = columns,
                          .stride = stride,
                          .num_classes = plan_.num_classes,
                          .count = count,
                          .targets = targets.data(),
-                         .ignored = ignored_.data(),
                          .masses = masses.data(),
-                         .gradient_scale = block_.weights.gradient_scale,
-                         .gradient = static_cast<bool>(results_.logits_gradient),
                          .losses = losses.data(),
-                         .predicted = predict ? predicted.data() : nullptr};
+                         .predicted = results_.predicted_class ? predicted.data() : nullptr,
+                         .gradient_scale = block_.weights.gradient_scale};
+    SetGradient(range, tile);
     if (HasNext(first, range)) {
       copied_ = first + count;
       tile.next = static_cast<const T*>(block_.inputs.logits.data) + range.base + count;
       tile.next_stride = range.stride;
-      tile.copy = ColumnsOf(copied_);
+      tile.copy = ColumnsOf(turn_);
     }
-    if (!column_kernels_.plain(tile)) return false;
-    block_.AddLosses(first, {losses.data(), static_cast<size_t>(count)}, ignored_.data());
-    for (int64_t row = 0; predict && row < count; ++row) {
+    if (!column_kernels_.plain(tile)) return PlainResult::kSpoilt;
+    block_.AddLosses(first, {losses.data(), static_cast<size_t>(count)});
+    for (int64_t row = 0; results_.predicted_class && row < count; ++row) {
       StoreElement(results_.predicted_class.data, first + row, predicted[row]);
-      if (!ignored_[row] && predicted[row] == targets[row]) ++block_.summary.correct_count;
+      if (predicted[row] == targets[row] && targets[row] >= 0) ++block_.summary.correct_count;
     }
-    return true;
+    return tile.dx == columns ? PlainResult::kColumns : PlainResult::kWritten;
+  }
+
+  // Where a plain tile's gradient goes, if that is asked for: to its place if whole vectors fit there.
+  void SetGradient(const TileRange& range, PlainTile<T>& tile) const {
+    const MutableTensorView& gradient = results_.logits_gradient;
+    if (!gradient) return;
+    tile.dx = tile.x;
+    tile.dx_stride = tile.stride;
+    if (range.stride == 1 || gradient.type.data_type != kDataTypeOf<T> || range.count % kColumnLanes != 0) return;
+    T* const dx = static_cast<T*>(gradient.data) + range.base;
+    const auto aligned = [](auto bytes) { return bytes % ScratchLayout::kAlignment == 0; };
+    if (plan_.stream_gradient &&
+        !(aligned(reinterpret_cast<intptr_t>(dx)) && aligned(range.stride * static_cast<int64_t>(sizeof(T))))) {
+      return;
+    }
+    tile.dx = dx;
+    tile.dx_stride = range.stride;
+    tile.stream = plan_.stream_gradient;
   }
 
   // What PlainTile can do.
@@ -546,7 +567,9 @@ class SoftmaxLoss {
   bool reads_every_row_ = false;
   bool plain_ = false;
   PendingRows<S> pending_;
+  const int64_t run_end_ = plan_.ElementsOf(block_.blocks.end - 1).end;
   int64_t copied_ = -1;  // the first element of the tile that was copied while the one before was computed
+  int64_t turn_ = 0;     // whose copy goes where
 
   // Of the rows of a tile.
   std::array<bool, kTile> ignored_;
