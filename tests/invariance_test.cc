@@ -159,6 +159,50 @@ TEST(InvarianceTest, AnyRuns) {
   });
 }
 
+// Rows that no formula likes, each beside ordinary ones.
+void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner, int64_t first = 0) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  const auto spoil = [&](int64_t place, int64_t c, double value) {
+    const int64_t row = first + place;
+    batch.logits.set(row / inner * num_classes * inner + c * inner + row % inner, value);
+  };
+  spoil(3, 0, std::nan(""));
+  spoil(5, num_classes - 1, kInf);
+  spoil(6, num_classes / 2, kInf);
+  spoil(6, 0, std::nan(""));
+  for (int64_t c = 0; c < num_classes; ++c) spoil(7, c, -kInf);
+  spoil(9, num_classes / 2, -kInf);
+  for (int64_t c = 0; c < num_classes; ++c) spoil(11, c, 60000);
+  spoil(12, num_classes - 1, 700);
+}
+
+// Classes that lie apart go by tiles, each copied while another one is computed: within a block or across blocks, but
+// not from one run to the next. Some are computed twice.
+TEST(InvarianceTest, AnyRunsOfTiles) {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::mt19937_64 random(9);
+    for (const auto& [type, num_classes, rest] :
+         {std::tuple(DataType::kFloat32, 21, 32), {DataType::kFloat32, 3, 5}, {DataType::kFloat64, 100, 16}}) {
+      const int64_t inner = 3 * 65536 / num_classes / 16 * 16 + rest, count = 3 * inner;
+      Batch batch = testing::RandomBatch(
+          {.type = type, .outer = {3}, .num_classes = num_classes, .inner = {inner}, .ignore_some = true}, random);
+      for (int64_t first = 0; first + 16 <= count; first += 1999) SpoilRows(batch, num_classes, inner, first);
+      batch.spec.outputs = {Output::kLogitsGradient};
+      const Outcome whole = testing::Evaluate(batch).value();
+      ASSERT_GE(whole.plan.num_blocks, 9);
+      ASSERT_GT(whole.plan.run_blocks, 1);
+      batch.spec.outputs.Add(Output::kLogSumExp);  // where nothing is copied ahead
+      const Outcome more = testing::Evaluate(batch).value();
+      const std::string alone = more.results.loss.Bits() + more.results.logits_gradient.Bits();
+      for (const auto& [run, stream, misalignment] :
+           {std::tuple(1, false, 0), {1, true, 0}, {2, false, 8}, {3, true, 0}, {99, true, 8}, {99, false, 0}}) {
+        EXPECT_EQ(BitsInRuns(batch, whole, run, stream, misalignment) == alone, true)
+            << target << ' ' << Name(type) << ' ' << num_classes << ' ' << run << ' ' << misalignment;
+      }
+    }
+  });
+}
+
 // A row that is so long that threads share it.
 TEST(InvarianceTest, AnyNumberOfThreadsToALongRow) {
   std::mt19937_64 random(4);
@@ -288,22 +332,6 @@ void ExpectSameBitsWithMoreOutputs(Batch batch, const std::string& what) {
   EXPECT_EQ(few.summary.correct_count, more.summary.correct_count) << what;
   EXPECT_EQ(few.summary.nonfinite_count, more.summary.nonfinite_count) << what;
   EXPECT_EQ(few.summary.ignored_count, more.summary.ignored_count) << what;
-}
-
-// Rows that no formula likes, each beside ordinary ones.
-void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner) {
-  constexpr double kInf = std::numeric_limits<double>::infinity();
-  const auto spoil = [&](int64_t row, int64_t c, double value) {
-    batch.logits.set(row / inner * num_classes * inner + c * inner + row % inner, value);
-  };
-  spoil(3, 0, std::nan(""));
-  spoil(5, num_classes - 1, kInf);
-  spoil(6, num_classes / 2, kInf);
-  spoil(6, 0, std::nan(""));
-  for (int64_t c = 0; c < num_classes; ++c) spoil(7, c, -kInf);
-  spoil(9, num_classes / 2, -kInf);
-  for (int64_t c = 0; c < num_classes; ++c) spoil(11, c, 60000);
-  spoil(12, num_classes - 1, 700);
 }
 
 TEST(InvarianceTest, AnyOutputs) {
