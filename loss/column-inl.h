@@ -424,30 +424,28 @@ HWY_INLINE bool DecidePlain(D d, const PlainTile<T>& tile, PlainRows<T>& rows, V
   return AllFitIn<T>(d, p_scale);
 }
 
-// The same of the whole tile. Each step is a chain of operations that wait for each other: several vectors take it
-// together, and fill each other's gaps.
+// So many vectors of doubles are decided together: each step is a chain of operations that wait for each other, and
+// several vectors fill each other's gaps.
+inline constexpr size_t kDecided = 4;
+static_assert(kMaxPlainRows % (kDecided * hn::MaxLanes(hn::ScalableTag<double>())) == 0, "a tile has room for them");
+
+// DecidePlain() of the rows from `first` on, kDecided vectors of them.
 template <bool kGradient, typename T>
-HWY_INLINE bool DecideAllPlain(const PlainTile<T>& whole, PlainRows<T>& rows) {
+HWY_INLINE bool DecideVectors(const PlainTile<T>& tile, PlainRows<T>& rows, size_t first) {
   const hn::ScalableTag<double> d;
   using V = hn::Vec<decltype(d)>;
-  const PlainTile<T> tile = whole;  // which no store changes
-  const auto lanes = hn::Lanes(d), count = static_cast<size_t>(tile.count);
-  constexpr size_t kVectors = 4;
-  static_assert(kMaxPlainRows % (kVectors * hn::MaxLanes(d)) == 0, "there is room for them");
   bool fits = true;
-  for (size_t first = 0; first < count; first += kVectors * lanes) {
-    V factor[kVectors], others[kVectors], log1p[kVectors];
-    LogParts<V> parts[kVectors];
-    const auto each = [&](const auto& step) HWY_ATTR {
-      for (size_t k = 0; k < kVectors; ++k) step(k, first + k * lanes);
-    };
-    each([&](size_t k, size_t r) HWY_ATTR { factor[k] = FactorsOf<T>(d, rows.reference + r); });
-    each([&](size_t k, size_t r) HWY_ATTR { others[k] = OthersOf(d, rows, factor[k], tile.num_classes, r); });
-    each([&](size_t k, size_t) HWY_ATTR { parts[k] = Log1pParts(d, others[k]); });
-    each([&](size_t k, size_t) HWY_ATTR { log1p[k] = Log1pOfParts(d, others[k], parts[k]); });
-    each([&](size_t k, size_t r)
-             HWY_ATTR { fits = DecidePlain<kGradient>(d, tile, rows, factor[k], others[k], log1p[k], r) && fits; });
-  }
+  V factor[kDecided], others[kDecided], log1p[kDecided];
+  LogParts<V> parts[kDecided];
+  const auto each = [&](const auto& step) HWY_ATTR {
+    for (size_t k = 0; k < kDecided; ++k) step(k, first + k * hn::Lanes(d));
+  };
+  each([&](size_t k, size_t r) HWY_ATTR { factor[k] = FactorsOf<T>(d, rows.reference + r); });
+  each([&](size_t k, size_t r) HWY_ATTR { others[k] = OthersOf(d, rows, factor[k], tile.num_classes, r); });
+  each([&](size_t k, size_t) HWY_ATTR { parts[k] = Log1pParts(d, others[k]); });
+  each([&](size_t k, size_t) HWY_ATTR { log1p[k] = Log1pOfParts(d, others[k], parts[k]); });
+  each([&](size_t k, size_t r)
+           HWY_ATTR { fits = DecidePlain<kGradient>(d, tile, rows, factor[k], others[k], log1p[k], r) && fits; });
   return fits;
 }
 
@@ -475,17 +473,21 @@ HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const PlainRows<T>& 
 }
 
 template <bool kArgmax, bool kGradient, typename T>
-bool EvaluatePlain(const PlainTile<T>& tile) {
+bool EvaluatePlain(const PlainTile<T>& whole) {
   const hn::ScalableTag<T> d;
+  const PlainTile<T> tile = whole;  // which no store changes
   PlainRows<T> rows;
   NextTile next(d, tile);
   bool fits = true;
-  ForEachVector(d, tile.count, [&](int64_t first, size_t) HWY_ATTR {
-    fits = ReducePlain<kArgmax, kGradient>(d, tile, static_cast<size_t>(first), rows, next) && fits;
-  });
-  if (!fits || !DecideAllPlain<kGradient>(tile, rows)) return false;
-  if (kGradient) ScatterPlain(d, tile, rows);
-  return true;
+  const size_t count = static_cast<size_t>(tile.count), together = kDecided * hn::Lanes(hn::ScalableTag<double>());
+  for (size_t first = 0; first < count; first += together) {
+    for (size_t r = first; r < std::min(first + together, count); r += hn::Lanes(d)) {
+      fits = ReducePlain<kArgmax, kGradient>(d, tile, r, rows, next) && fits;
+    }
+    fits = DecideVectors<kGradient>(tile, rows, first) && fits;
+  }
+  if (kGradient && fits) ScatterPlain(d, tile, rows);
+  return fits;
 }
 
 template <typename T>
