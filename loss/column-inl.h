@@ -364,9 +364,10 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRo
   const LaneMax<D> top = MaxOfLanes<kArgmax>(d, columns);
   hn::Store(top.max, d, rows.max + first);
   hn::Store(top.reference, d, rows.reference + first);
-  for (size_t r = first; r < first + hn::Lanes(d); ++r) {
-    rows.logits[r] = tile.x[std::max(tile.targets[r], 0) * tile.stride + static_cast<int64_t>(r)];
-  }
+  const auto target = Widen(di, hn::LoadU(hn::Rebind<int32_t, D>(), tile.targets + first));
+  const auto place =
+      hn::Add(hn::Mul(hn::Max(target, hn::Zero(di)), hn::Set(di, static_cast<TI>(tile.stride))), hn::Iota(di, 0));
+  hn::Store(hn::GatherIndex(d, columns.x, place), d, rows.logits + first);
   InDouble(d, hn::Zero(d), [&](size_t lane, const auto zero) HWY_ATTR {
     hn::Store(zero, hn::DFromV<decltype(zero)>(), rows.others + first + lane);
   });

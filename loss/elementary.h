@@ -3,6 +3,7 @@
 #ifndef LOSSD_LOSS_ELEMENTARY_H_
 #define LOSSD_LOSS_ELEMENTARY_H_
 
+#include <cstddef>
 #include <cstdint>
 
 namespace lossd {
@@ -23,6 +24,13 @@ struct IndexCounts {
   int64_t outside = 0;
 };
 IndexCounts CountIndices(const int64_t* indices, int64_t size, int64_t ignore_index, int64_t num_classes);
+
+// targets_i = indices_i, -1 where that is ignore_index. REQUIRES: the others are in [0, 2^31).
+void NarrowIndices(const int64_t* indices, int64_t size, int64_t ignore_index, int32_t* targets);
+
+// sums[i % kTurns] += scale * x_i, in order. Returns how many of these terms are not below `limit` in magnitude.
+inline constexpr size_t kTurns = 8;
+int64_t AddInTurns(const double* x, int64_t size, double scale, double limit, double* sums);
 
 }  // namespace lossd
 

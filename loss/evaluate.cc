@@ -1,7 +1,9 @@
 #include "loss/evaluate.h"
 
 #include <algorithm>
+#include <iterator>
 
+#include "loss/elementary.h"
 #include "loss/pointwise.h"
 
 namespace lossd {
@@ -28,27 +30,13 @@ int64_t Block::PredictedClass(int64_t element) const {
 
 void Block::AddLosses(int64_t first, std::span<const double> losses) {
   const bool stored = results.element_loss || plan.spec.reduction == Reduction::kNone;
-  const double finite_below = FiniteBelow();
-  std::array<double, kSums> turns;  // from the turn of the first on
-  for (size_t j = 0; j < kSums; ++j) turns[j] = SumOf(first + static_cast<int64_t>(j));
-  std::array<int64_t, kSums> nonfinite = {};
-  const auto add = [&](size_t j, double raw_loss) {
-    const double loss = plan.unit_scale * raw_loss;
-    turns[j] += loss;
-    nonfinite[j] += std::fabs(loss) < finite_below ? 0 : 1;
-  };
-  size_t i = 0;
-  for (; i + kSums <= losses.size(); i += kSums) {
-    for (size_t j = 0; j < kSums; ++j) add(j, losses[i + j]);
-  }
-  for (size_t j = 0; i + j < losses.size(); ++j) add(j, losses[i + j]);
-  for (size_t j = 0; j < kSums; ++j) {
-    SumOf(first + static_cast<int64_t>(j)) = turns[j];
-    summary.nonfinite_count += nonfinite[j];
-  }
-  for (i = 0; stored && i < losses.size(); ++i) {
-    StoreLoss(first + static_cast<int64_t>(i), plan.unit_scale * losses[i]);
-  }
+  const auto place = [&](size_t i) { return first + static_cast<int64_t>(i); };
+  std::array<double, kTurns> turns;  // from the turn of the first on
+  for (size_t i = 0; i < kTurns; ++i) turns[i] = SumOf(place(i));
+  summary.nonfinite_count +=
+      AddInTurns(losses.data(), std::ssize(losses), plan.unit_scale, FiniteBelow(), turns.data());
+  for (size_t i = 0; i < kTurns; ++i) SumOf(place(i)) = turns[i];
+  for (size_t i = 0; stored && i < losses.size(); ++i) StoreLoss(place(i), plan.unit_scale * losses[i]);
 }
 
 void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body) {

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "loss/element.h"
+#include "loss/elementary.h"
 #include "loss/loss.h"
 #include "loss/targets.h"
 
@@ -30,8 +31,7 @@ struct Block {
   int64_t begin = 0, end = 0;
   BlockSummary summary = {};
   // Elements take turns at a few sums of losses, so that none has to wait for the one before it.
-  static constexpr size_t kSums = 8;
-  std::array<double, kSums> sums = {};
+  std::array<double, kTurns> sums = {};
 
   // Goes to each block in turn and calls evaluate().
   template <typename Evaluate>
@@ -43,7 +43,7 @@ struct Block {
       summary = {};
       sums = {};
       evaluate();
-      for (size_t width = kSums / 2; width > 0; width /= 2) {
+      for (size_t width = kTurns / 2; width > 0; width /= 2) {
         for (size_t i = 0; i < width; ++i) sums[i] += sums[i + width];
       }
       summary.loss_sum += sums[0];
@@ -80,7 +80,7 @@ struct Block {
   void AddIgnored(int64_t element) { StoreLoss(element, 0); }
 
  private:
-  double& SumOf(int64_t element) { return sums[static_cast<size_t>(element - begin) % kSums]; }
+  double& SumOf(int64_t element) { return sums[static_cast<size_t>(element - begin) % kTurns]; }
 
   void StoreLoss(int64_t element, double loss) {
     if (std::isnan(loss)) loss = kNan;  // which sign a NaN has is up to the compiler

@@ -151,10 +151,17 @@ struct Weights {
       1;  // upstream_gradient / denominator in the unit asked, where it is the same for all elements
 };
 
-// Checks the values: every class index is in range or ignore_index. Reads targets and weights, no logits.
+// Calls body(i) for each i in [0, count), in any order, on any threads, several at a time, and returns when all calls
+// have returned. They see what the caller wrote, and the caller sees what they did. `body` throws nothing.
+using ParallelFor = absl::FunctionRef<void(int64_t count, absl::FunctionRef<void(int64_t i)> body)>;
+// In order, on this thread.
+void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body);
+
+// Checks the values: every class index is in range or ignore_index. Reads targets and weights, no logits, in shares of
+// which the sums are the same whoever takes them.
 // REQUIRES: TypesOf(inputs) is what `plan` was made from. Errors: kInvalidArgument, "targets[17] = 50300 is outside
 // ...".
-absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs);
+absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs, ParallelFor parallel_for = SerialFor);
 
 // What one block adds to the batch.
 struct BlockSummary {
@@ -166,12 +173,6 @@ struct BlockSummary {
 // A row of more classes is evaluated in parts of so many, whose sums are folded in their order: by one thread or by
 // many, with the same bits.
 inline constexpr int64_t kRowPart = int64_t{1} << 17;
-
-// Calls body(i) for each i in [0, count), in any order, on any threads, several at a time, and returns when all calls
-// have returned. They see what the caller wrote, and the caller sees what they did. `body` throws nothing.
-using ParallelFor = absl::FunctionRef<void(int64_t count, absl::FunctionRef<void(int64_t i)> body)>;
-// In order, on this thread.
-void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body);
 
 // Evaluates the elements of these blocks into `results` (loss only with Reduction::kNone), and summaries[b] for each.
 // `parallel_for` may share a row of more than kRowPart classes among threads; the bits are the same. Nothing is thrown

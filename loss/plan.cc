@@ -4,6 +4,7 @@
 #include <numbers>
 #include <string>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "loss/element.h"
 #include "loss/elementary.h"
@@ -456,26 +457,26 @@ absl::Status CheckTarget(const Plan& plan, int64_t position, int64_t target) {
                  ") and is not ignore_index (", plan.ignore_index, ")");
 }
 
-// Entries that count nowhere: those of sample weight 0.
-int64_t CountIgnoredEntries(const Plan& plan, const TensorView& sample_weights) {
+// Entries of `range` that count nowhere: those of sample weight 0.
+int64_t CountIgnoredEntries(const TensorView& sample_weights, Plan::Range range) {
   int64_t count = 0;
   ChunkBuffer weights;
-  for (int64_t first = 0; sample_weights && first < plan.num_elements; first += kChunkEntries) {
-    const int64_t n = std::min(kChunkEntries, plan.num_elements - first);
+  for (int64_t first = range.begin; sample_weights && first < range.end; first += kChunkEntries) {
+    const int64_t n = std::min(kChunkEntries, range.end - first);
     Widen(sample_weights, first, n, weights);
     count += std::count(weights.values, weights.values + n, 0.0);
   }
   return count;
 }
 
-IndexCounts CountTargets(const Plan& plan, const TensorView& targets) {
+IndexCounts CountTargets(const Plan& plan, const TensorView& targets, Plan::Range range) {
   if (targets.type.data_type == DataType::kInt64) {
-    return CountIndices(static_cast<const int64_t*>(targets.data), plan.num_elements, plan.ignore_index,
-                        plan.num_classes);
+    return CountIndices(static_cast<const int64_t*>(targets.data) + range.begin, range.end - range.begin,
+                        plan.ignore_index, plan.num_classes);
   }
   IndexCounts counts;
   WithIntegers(targets, [&](const auto& load) {
-    for (int64_t element = 0; element < plan.num_elements; ++element) {
+    for (int64_t element = range.begin; element < range.end; ++element) {
       const int64_t target = load(element);
       const bool ignored = target == plan.ignore_index;
       counts.ignored += ignored;
@@ -485,62 +486,84 @@ IndexCounts CountTargets(const Plan& plan, const TensorView& targets) {
   return counts;
 }
 
+// What some of the elements weigh.
+struct Share {
+  double weight_sum = 0;
+  int64_t ignored_count = 0;
+  absl::Status status;
+};
+
 // The common cases of WeighRows(), without sample weights: most of it is to count. False where there is more to do, or
 // to complain about.
-bool WeighSimply(const Plan& plan, const Inputs& inputs, Weights& weights) {
+bool WeighSimply(const Plan& plan, const Inputs& inputs, Plan::Range range, Share& share) {
   if (inputs.sample_weights || plan.target_kind == TargetKind::kSparseProbabilities) return false;
+  const int64_t count = range.end - range.begin;
   if (plan.target_kind == TargetKind::kProbabilities) {
-    weights.weight_sum = static_cast<double>(plan.num_elements);
+    share.weight_sum = static_cast<double>(count);
     return true;
   }
-  const IndexCounts counts = CountTargets(plan, inputs.targets);
+  const IndexCounts counts = CountTargets(plan, inputs.targets, range);
   if (counts.outside != 0) return false;
-  weights.ignored_count = counts.ignored;
-  weights.weight_sum = static_cast<double>(plan.num_elements - counts.ignored);
+  share.ignored_count = counts.ignored;
+  share.weight_sum = static_cast<double>(count - counts.ignored);
   if (!inputs.class_weights) return true;
-  weights.weight_sum = 0;
+  share.weight_sum = 0;
   WithIntegers(inputs.targets, [&](const auto& load) {
-    for (int64_t element = 0; element < plan.num_elements; ++element) {
+    for (int64_t element = range.begin; element < range.end; ++element) {
       const int64_t target = load(element);
-      if (target != plan.ignore_index) weights.weight_sum += ClassWeight(inputs, target);
+      if (target != plan.ignore_index) share.weight_sum += ClassWeight(inputs, target);
     }
   });
   return true;
 }
 
 // Rows: the sum of their weights, every class index checked.
-absl::Status WeighRows(const Plan& plan, const Inputs& inputs, Weights& weights) {
-  if (WeighSimply(plan, inputs, weights)) return absl::OkStatus();
-  for (int64_t element = 0; element < plan.num_elements; ++element) {
+void WeighRows(const Plan& plan, const Inputs& inputs, Plan::Range range, Share& share) {
+  if (WeighSimply(plan, inputs, range, share)) return;
+  for (int64_t element = range.begin; element < range.end; ++element) {
     // Every index is checked, those of elements that are left out too.
     bool live = false;
     double weight = SampleWeight(inputs, element);
-    absl::Status status;
     ForEachTarget(plan, inputs, element, [&](int64_t position, int64_t target) {
       live = true;
-      status = CheckTarget(plan, position, target);
-      if (status.ok() && plan.target_kind == TargetKind::kClassIndices) weight *= ClassWeight(inputs, target);
-      return status.ok();
+      share.status = CheckTarget(plan, position, target);
+      if (share.status.ok() && plan.target_kind == TargetKind::kClassIndices) weight *= ClassWeight(inputs, target);
+      return share.status.ok();
     });
-    if (!status.ok()) return status;
+    if (!share.status.ok()) return;
     live = (live || plan.target_kind == TargetKind::kProbabilities) && SampleWeight(inputs, element) != 0;
-    if (live) weights.weight_sum += weight;
-    if (!live) ++weights.ignored_count;
+    if (live) share.weight_sum += weight;
+    if (!live) ++share.ignored_count;
   }
-  return absl::OkStatus();
+}
+
+void WeighShare(const Plan& plan, const Inputs& inputs, Plan::Range range, Share& share) {
+  if (std::holds_alternative<KlDivergence>(plan.spec.loss) ||
+      std::holds_alternative<BinaryCrossEntropy>(plan.spec.loss)) {
+    // Losses of entries divide by how many there are, whatever they weigh.
+    share.weight_sum = static_cast<double>(range.end - range.begin);
+    share.ignored_count = CountIgnoredEntries(inputs.sample_weights, range);
+  } else {
+    WeighRows(plan, inputs, range, share);
+  }
 }
 
 }  // namespace
 
-absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs) {
+absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs, ParallelFor parallel_for) {
+  constexpr int64_t kShareElements = 1 << 15;  // worth handing out; the sums of the shares are added up in order
+  const int64_t count = (plan.num_elements + kShareElements - 1) / kShareElements;
+  absl::InlinedVector<Share, 1> shares(static_cast<size_t>(count));
+  parallel_for(count, [&](int64_t i) {
+    const int64_t begin = i * kShareElements;
+    WeighShare(plan, inputs, {begin, std::min(begin + kShareElements, plan.num_elements)},
+               shares[static_cast<size_t>(i)]);
+  });
   Weights weights;
-  if (std::holds_alternative<KlDivergence>(plan.spec.loss) ||
-      std::holds_alternative<BinaryCrossEntropy>(plan.spec.loss)) {
-    // Losses of entries divide by how many there are, whatever they weigh.
-    weights.weight_sum = static_cast<double>(plan.num_elements);
-    weights.ignored_count = CountIgnoredEntries(plan, inputs.sample_weights);
-  } else if (absl::Status status = WeighRows(plan, inputs, weights); !status.ok()) {
-    return status;
+  for (const Share& share : shares) {
+    if (!share.status.ok()) return share.status;
+    weights.weight_sum += share.weight_sum;
+    weights.ignored_count += share.ignored_count;
   }
   if (plan.spec.reduction == Reduction::kMean) weights.denominator = plan.spec.normalizer.value_or(weights.weight_sum);
   if (plan.spec.reduction == Reduction::kBatchMean) {

@@ -35,6 +35,7 @@ class SoftmaxLoss {
     reads_every_row_ = results_.log_sum_exp || results_.predicted_class || results_.entropy || results_.probabilities ||
                        results_.log_probabilities;
     plain_ = IsPlain();
+    if (plain_) masses_.fill(1);
   }
 
   void Run() {
@@ -271,29 +272,20 @@ class SoftmaxLoss {
   PlainResult EvaluatePlain(int64_t first, const TileRange& range, T* columns) {
     std::array<int64_t, kTile> predicted;
     std::array<int32_t, kTile> targets;
-    std::array<double, kTile> masses, losses;
+    std::array<double, kTile> losses;
     const int64_t count = range.count;
     const int64_t stride = ScratchLayout::ColumnStride(count);
-    const TensorView& indices = block_.inputs.targets;
-    const auto* const next = static_cast<const char*>(indices.data) + (first + count) * SizeOf(indices.type.data_type);
-    WithIntegers(indices, [&](const auto& load) {
-      for (int64_t row = 0; row < count; ++row) {
-        if (row % 8 == 0) __builtin_prefetch(next + row * SizeOf(indices.type.data_type));  // of the next tile
-        const int64_t target = load(first + row);
-        targets[row] = target == plan_.ignore_index ? -1 : static_cast<int32_t>(target);
-      }
-    });
+    NarrowTargets(first, count, targets.data());
     std::fill(targets.begin() + count, targets.end(), -1);
-    masses.fill(1);
     for (int64_t row = 0; class_weights_ != nullptr && row < count; ++row) {
-      if (targets[row] >= 0) masses[row] = ClassWeight(block_.inputs, targets[row]);
+      if (targets[row] >= 0) masses_[row] = ClassWeight(block_.inputs, targets[row]);
     }
     PlainTile<T> tile = {.x = columns,
                          .stride = stride,
                          .num_classes = plan_.num_classes,
                          .count = count,
                          .targets = targets.data(),
-                         .masses = masses.data(),
+                         .masses = masses_.data(),
                          .losses = losses.data(),
                          .predicted = results_.predicted_class ? predicted.data() : nullptr,
                          .gradient_scale = block_.weights.gradient_scale};
@@ -311,6 +303,24 @@ class SoftmaxLoss {
       if (predicted[row] == targets[row] && targets[row] >= 0) ++block_.summary.correct_count;
     }
     return tile.dx == columns ? PlainResult::kColumns : PlainResult::kWritten;
+  }
+
+  // Class indices of elements, -1 for those ignored. The next tile's are asked for: classes that lie apart leave the
+  // hardware no stream to notice.
+  void NarrowTargets(int64_t first, int64_t count, int32_t* targets) const {
+    const TensorView& indices = block_.inputs.targets;
+    const int64_t size = SizeOf(indices.type.data_type);
+    const auto* const data = static_cast<const char*>(indices.data) + first * size;
+    for (int64_t i = 0; i < count * size; i += 64) __builtin_prefetch(data + count * size + i);
+    if (indices.type.data_type == DataType::kInt64) {
+      return NarrowIndices(reinterpret_cast<const int64_t*>(data), count, plan_.ignore_index, targets);
+    }
+    WithIntegers(indices, [&](const auto& load) {
+      for (int64_t row = 0; row < count; ++row) {
+        const int64_t target = load(first + row);
+        targets[row] = target == plan_.ignore_index ? -1 : static_cast<int32_t>(target);
+      }
+    });
   }
 
   // Where a plain tile's gradient goes, if that is asked for: to its place if whole vectors fit there.
@@ -573,6 +583,7 @@ class SoftmaxLoss {
 
   // Of the rows of a tile.
   std::array<bool, kTile> ignored_;
+  std::array<double, kTile> masses_;  // of plain tiles; 1 without class weights
   std::array<RowSums, kTile> sums_;
   std::array<double, kTile> log_denominators_;
   std::array<std::span<Point>, kTile> points_;

@@ -146,7 +146,18 @@ absl::StatusOr<Outcome> Evaluate(const Batch& batch, int threads) {
   const Inputs inputs = batch.inputs();
   absl::StatusOr<Plan> plan = MakePlan(batch.spec, TypesOf(inputs));
   if (!plan.ok()) return plan.status();
-  absl::StatusOr<Weights> weights = WeighElements(*plan, inputs);
+  const auto parallel_for = [threads](int64_t count, absl::FunctionRef<void(int64_t)> body) {
+    if (threads == 1) return SerialFor(count, body);
+    std::atomic<int64_t> last = count;  // backwards: the order must not matter
+    const auto take = [&] {
+      for (int64_t i = --last; i >= 0; i = --last) body(i);
+    };
+    std::vector<std::thread> helpers;
+    for (int i = 1; i < threads; ++i) helpers.emplace_back(take);
+    take();
+    for (std::thread& helper : helpers) helper.join();
+  };
+  absl::StatusOr<Weights> weights = WeighElements(*plan, inputs, parallel_for);
   if (!weights.ok()) return weights.status();
 
   Outcome outcome{*plan, *weights, {}, {}};
@@ -161,17 +172,6 @@ absl::StatusOr<Outcome> Evaluate(const Batch& batch, int threads) {
 
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan->num_blocks));
   std::atomic<int64_t> next = 0;
-  const auto parallel_for = [threads](int64_t count, absl::FunctionRef<void(int64_t)> body) {
-    if (threads == 1) return SerialFor(count, body);
-    std::atomic<int64_t> last = count;  // backwards: the order must not matter
-    const auto take = [&] {
-      for (int64_t i = --last; i >= 0; i = --last) body(i);
-    };
-    std::vector<std::thread> helpers;
-    for (int i = 1; i < threads; ++i) helpers.emplace_back(take);
-    take();
-    for (std::thread& helper : helpers) helper.join();
-  };
   const auto work = [&] {
     OwnedTensor scratch({DataType::kInt8, Shape{plan->scratch_bytes}});
     // Runs of every length, so that no result depends on it.
