@@ -99,22 +99,34 @@ HWY_INLINE void Flush(D d, hn::Vec<D>& v, double* total) {
   v = hn::Zero(d);
 }
 
-// OriginFactor() of rows with these finite maxima, and their scale undone: what a sum of ScaledExp() is multiplied by.
-template <typename T, class DD>
-HWY_INLINE hn::Vec<DD> FactorsOf(DD dd, const T* references) {
-  const hn::Rebind<T, DD> d;
-  const auto m = hn::Load(d, references);
-  const auto origin = OriginOf(d, m);
-  const auto factor = OriginFactor<T>(dd, ToDoubles(dd, hn::Sub(m, origin.offset)), ToDoubles(dd, origin.shift));
-  return hn::Mul(factor, hn::Set(dd, ExpConstants<T>::kUnscale));
-}
+// What OriginFactor() takes, of many rows.
+template <typename T>
+struct Origins {
+  HWY_ALIGN_MAX T bases[kMaxPlainRows];
+  HWY_ALIGN_MAX T shifts[kMaxPlainRows];
 
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE void AllFactorsOf(D, const T* references, double* factors) {
-  const hn::ScalableTag<double> dd;
-  for (size_t r = 0; r < hn::Lanes(D()); r += hn::Lanes(dd)) {
-    hn::Store(FactorsOf<T>(dd, references + r), dd, factors + r);
+  template <class D>
+  HWY_INLINE void Store(D d, hn::Vec<D> max, const ExpOrigin<hn::Vec<D>>& origin, size_t r) {
+    hn::Store(hn::Sub(max, origin.offset), d, bases + r);
+    hn::Store(origin.shift, d, shifts + r);
   }
+
+  // The factors of the rows from r on, the scale undone: what a sum of ScaledExp() is multiplied by.
+  template <class DD>
+  HWY_INLINE hn::Vec<DD> FactorsAt(DD dd, size_t r) const {
+    const hn::Rebind<T, DD> d;
+    const auto load = [&](const T* of) HWY_ATTR { return ToDoubles(dd, hn::Load(d, of + r)); };
+    return hn::Mul(OriginFactor<T>(dd, load(bases), load(shifts)), hn::Set(dd, ExpConstants<T>::kUnscale));
+  }
+};
+
+// The same of a vector of rows, one after the other.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE void FactorsOf(D d, hn::Vec<D> max, const ExpOrigin<hn::Vec<D>>& origin, double* factors) {
+  const hn::ScalableTag<double> dd;
+  Origins<T> origins;
+  origins.Store(d, max, origin, 0);
+  for (size_t r = 0; r < hn::Lanes(d); r += hn::Lanes(dd)) hn::Store(origins.FactorsAt(dd, r), dd, factors + r);
 }
 
 // The largest logit of each lane and, if asked for, its first class: -1 where there is nothing above -inf.
@@ -189,9 +201,8 @@ HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top
   hn::Store(hn::ConvertTo(d, ties), d, sums.ties);
 }
 template <BackgroundKind kKind, class D, class Store, typename T = hn::TFromD<D>>
-HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const Background<T>& b,
-                           const LaneSums<T>& sums, const Store& store) {
-  const auto origin = OriginOf(d, top.reference);
+HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const ExpOrigin<hn::Vec<D>>& origin,
+                           const Background<T>& b, const LaneSums<T>& sums, const Store& store) {
   if (HWY_LIKELY(hn::AllTrue(d, hn::Eq(origin.offset, hn::Zero(d))))) {
     SumColumns<kKind, false>(d, columns, top, origin, b, sums, store);
   } else {
@@ -208,13 +219,13 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   const LaneMax<D> top = MaxOfLanes<true>(d, columns);
   HWY_ALIGN_MAX double others[kMaxLanes] = {}, mass[kMaxLanes] = {}, dot[kMaxLanes] = {};
   HWY_ALIGN_MAX T ties[kMaxLanes];
-  SumColumns<kKind>(d, columns, top, b, {others, ties, mass, dot}, [](int64_t, auto) {});
+  const auto origin = OriginOf(d, top.reference);
+  SumColumns<kKind>(d, columns, top, origin, b, {others, ties, mass, dot}, [](int64_t, auto) {});
 
   HWY_ALIGN_MAX double factor[kMaxLanes];
-  HWY_ALIGN_MAX T max[kMaxLanes], reference[kMaxLanes];
+  HWY_ALIGN_MAX T max[kMaxLanes];
   HWY_ALIGN_MAX TI argmax[kMaxLanes];
-  hn::Store(top.reference, d, reference);
-  AllFactorsOf(d, reference, factor);
+  FactorsOf(d, top.reference, origin, factor);
   hn::Store(top.max, d, max);
   hn::Store(top.argmax, di, argmax);
   for (size_t r = 0; r < count; ++r) {
@@ -259,8 +270,9 @@ HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, size_t count, con
   HWY_ALIGN_MAX T max[kMaxLanes] = {}, p_scale[kMaxLanes] = {}, t_scale[kMaxLanes] = {};
   HWY_ALIGN_MAX double factor[kMaxLanes];
   for (size_t r = 0; r < count; ++r) max[r] = static_cast<T>(gradients[r].max);
-  const auto origin = OriginOf(d, hn::Load(d, max));
-  AllFactorsOf(d, max, factor);
+  const auto m = hn::Load(d, max);
+  const auto origin = OriginOf(d, m);
+  FactorsOf(d, m, origin, factor);
   for (size_t r = 0; r < count; ++r) {
     p_scale[r] = static_cast<T>(gradients[r].p_scale * factor[r]);
     t_scale[r] = static_cast<T>(BackgroundCoefficient(gradients[r]));
@@ -309,7 +321,7 @@ struct PlainRows {
   HWY_ALIGN_MAX double others[kMaxPlainRows];
   HWY_ALIGN_MAX T ties[kMaxPlainRows];
   HWY_ALIGN_MAX T max[kMaxPlainRows];
-  HWY_ALIGN_MAX T reference[kMaxPlainRows];
+  Origins<T> origins;
   HWY_ALIGN_MAX T logits[kMaxPlainRows];    // x_y
   HWY_ALIGN_MAX T p_scales[kMaxPlainRows];  // of ScaledExp()
   HWY_ALIGN_MAX T points[kMaxPlainRows];    // the gradient at y
@@ -363,7 +375,8 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRo
   const Columns<T> columns{tile.x + first, tile.stride, tile.num_classes};
   const LaneMax<D> top = MaxOfLanes<kArgmax>(d, columns);
   hn::Store(top.max, d, rows.max + first);
-  hn::Store(top.reference, d, rows.reference + first);
+  const auto origin = OriginOf(d, top.reference);
+  rows.origins.Store(d, top.reference, origin, first);
   const auto target = Widen(di, hn::LoadU(hn::Rebind<int32_t, D>(), tile.targets + first));
   const auto place =
       hn::Add(hn::Mul(hn::Max(target, hn::Zero(di)), hn::Set(di, static_cast<TI>(tile.stride))), hn::Iota(di, 0));
@@ -371,7 +384,7 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRo
   InDouble(d, hn::Zero(d), [&](size_t lane, const auto zero) HWY_ATTR {
     hn::Store(zero, hn::DFromV<decltype(zero)>(), rows.others + first + lane);
   });
-  SumColumns<BackgroundKind::kNone>(d, columns, top, {}, {rows.others + first, rows.ties + first},
+  SumColumns<BackgroundKind::kNone>(d, columns, top, origin, {}, {rows.others + first, rows.ties + first},
                                     [&](int64_t c, const auto& e) HWY_ATTR {
                                       if (kGradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
                                       next.CopyVector();
@@ -441,7 +454,7 @@ HWY_INLINE bool DecideVectors(const PlainTile<T>& tile, PlainRows<T>& rows, size
   const auto each = [&](const auto& step) HWY_ATTR {
     for (size_t k = 0; k < kDecided; ++k) step(k, first + k * hn::Lanes(d));
   };
-  each([&](size_t k, size_t r) HWY_ATTR { factor[k] = FactorsOf<T>(d, rows.reference + r); });
+  each([&](size_t k, size_t r) HWY_ATTR { factor[k] = rows.origins.FactorsAt(d, r); });
   each([&](size_t k, size_t r) HWY_ATTR { others[k] = OthersOf(d, rows, factor[k], tile.num_classes, r); });
   each([&](size_t k, size_t) HWY_ATTR { parts[k] = Log1pParts(d, others[k]); });
   each([&](size_t k, size_t) HWY_ATTR { log1p[k] = Log1pOfParts(d, others[k], parts[k]); });
