@@ -59,9 +59,7 @@ class MaxScan {
   HWY_INLINE void Step() {
     const size_t lanes = hn::Lanes(d_);
     if (HWY_UNLIKELY(next_ + kUnroll * lanes > size_)) return;
-    for (size_t byte = 0; byte < kUnroll * hn::MaxLanes(d_) * sizeof(S); byte += kCacheLine) {
-      FetchToL2(reinterpret_cast<const char*>(x_ + next_) + kAheadBytes + byte);
-    }
+    FetchAhead(kUnroll * hn::MaxLanes(d_));
     for (size_t k = 0; k < kUnroll; ++k) Raise(Load(next_ + k * lanes));
     EndStep();
   }
@@ -70,6 +68,7 @@ class MaxScan {
   HWY_INLINE BlockMax<T> Finish() {
     const size_t lanes = hn::Lanes(d_);
     while (next_ + kUnroll * lanes <= size_) Step();
+    FetchAhead(size_ - next_);
     size_t i = next_;
     for (; i + lanes <= size_; i += lanes) Raise(Load(i));
     if (i < size_) {
@@ -88,6 +87,13 @@ class MaxScan {
   }
 
  private:
+  // Asks for what is as far ahead of the next n elements.
+  HWY_INLINE void FetchAhead(size_t n) const {
+    for (size_t byte = 0; byte < n * sizeof(S); byte += kCacheLine) {
+      FetchToL2(reinterpret_cast<const char*>(x_ + next_) + kAheadBytes + byte);
+    }
+  }
+
   HWY_INLINE V Load(size_t i) {
     const V v = LoadLanes(d_, x_ + i);
     if constexpr (!std::is_same_v<S, T>) hn::Store(v, d_, copy_ + i);

@@ -23,6 +23,7 @@ struct ScratchLayout {
   static constexpr int64_t kAlignment = 64;
   static constexpr int64_t kTileBytes = 1 << 15;  // rows of one tile stay in the L1 cache between their steps
   static constexpr int64_t kOnceBytes = 1 << 18;  // of rows that are read once, and need not stay
+  static constexpr int64_t kKeptBytes = 1 << 16;  // of rows whose exponentials are kept, in the L2 cache
   static constexpr int64_t kMaxTileElements = kMaxPlainRows;
   static constexpr int64_t kMinColumns = 64;        // in a tile: whole cache lines, and a few vectors
   static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
@@ -50,8 +51,8 @@ struct ScratchLayout {
     whole_rows = plan.results.entropy || plan.results.probabilities || plan.results.log_probabilities ||
                  (dense && plan.results.targets_gradient);
     // The larger a tile, the more of its rows hide what ends the one before.
-    const bool once = layout == RowLayout::kRows && !dense && !whole_rows && !plan.results.logits_gradient;
-    const int64_t tile_limit = once ? kOnceBytes : kTileBytes;
+    const bool once = layout == RowLayout::kRows && !dense && !whole_rows;
+    const int64_t tile_limit = !once ? kTileBytes : plan.results.logits_gradient ? kKeptBytes : kOnceBytes;
     tile_elements = copied ? ColumnTile(row_bytes) : std::clamp(tile_limit / row_bytes, least, kMaxTileElements);
     tile_elements = std::clamp<int64_t>(kMaxPointBytes / point_bytes, 1, tile_elements);
     tile_elements =
