@@ -18,7 +18,7 @@
 #include "loss/column.h"
 #include "loss/exp-inl.h"
 #include "loss/lanes-inl.h"
-#include "loss/log-inl.h"
+#include "loss/plain-inl.h"
 #include "loss/row-inl.h"
 #include "loss/turn-inl.h"
 
@@ -317,7 +317,7 @@ void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t 
 
 // What a tile is decided from, and what comes of it; all by row.
 template <typename T>
-struct PlainRows {
+struct TileRows {
   HWY_ALIGN_MAX double others[kMaxPlainRows];
   HWY_ALIGN_MAX T ties[kMaxPlainRows];
   HWY_ALIGN_MAX T max[kMaxPlainRows];
@@ -369,7 +369,7 @@ class NextTile {
 // The sums of the vector of rows from `first` on, as ReduceColumns(); false for a maximum of +inf, where that looks
 // closer. With a gradient, x becomes ScaledExp().
 template <bool kArgmax, bool kGradient, class D, typename T = hn::TFromD<D>>
-HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRows<T>& rows, NextTile<D>& next) {
+HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, TileRows<T>& rows, NextTile<D>& next) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
   const Columns<T> columns{tile.x + first, tile.stride, tile.num_classes};
@@ -377,7 +377,7 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRo
   hn::Store(top.max, d, rows.max + first);
   const auto origin = OriginOf(d, top.reference);
   rows.origins.Store(d, top.reference, origin, first);
-  const auto target = Widen(di, hn::LoadU(hn::Rebind<int32_t, D>(), tile.targets + first));
+  const auto target = Widen(di, hn::LoadU(hn::Rebind<int32_t, D>(), tile.elements->targets.data() + first));
   const auto place =
       hn::Add(hn::Mul(hn::Max(target, hn::Zero(di)), hn::Set(di, static_cast<TI>(tile.stride))), hn::Iota(di, 0));
   hn::Store(hn::GatherIndex(d, columns.x, place), d, rows.logits + first);
@@ -399,80 +399,41 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, PlainRo
   return hn::AllFalse(d, hn::Eq(top.max, hn::Set(d, std::numeric_limits<T>::infinity())));
 }
 
-// The sum of a vector's exponentials but the largest; NaN where the maximum is infinite.
-template <class D, typename T, class V = hn::Vec<D>>
-HWY_INLINE V OthersOf(D d, const PlainRows<T>& rows, V factor, int64_t num_classes, size_t r) {
-  const hn::Rebind<T, D> dt;
-  const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
-  const V nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());
-  const V sum = WithoutDrift<T>(d, hn::Mul(hn::Load(d, rows.others + r), factor), num_classes);
-  const V clean = hn::IfThenZeroElse(hn::Le(sum, hn::Set(d, DustOf<T>(num_classes))), sum);
-  const V max = ToDoubles(d, hn::Load(dt, rows.max + r)), ties = ToDoubles(d, hn::Load(dt, rows.ties + r));
-  return hn::IfThenElse(hn::Lt(hn::Abs(max), infinity), hn::Add(clean, ties), nan);
-}
-
-// Decide() and, if kGradient, the gradient's coefficients, of the rows from r on. Additions of 0 keep -0 out, as the
-// sums of decide.h do. False where a coefficient is not FitsIn().
-template <bool kGradient, class D, typename T, class V = hn::Vec<D>>
-HWY_INLINE bool DecidePlain(D d, const PlainTile<T>& tile, PlainRows<T>& rows, V factor, V others, V log1p, size_t r) {
-  const hn::Rebind<T, D> dt;
-  const hn::Rebind<int32_t, D> di32;
-  const V one = hn::Set(d, 1.0), zero = hn::Zero(d);
-  const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
-  const V mass = hn::Add(zero, hn::LoadU(d, tile.masses + r));
-  const auto ignored = hn::Lt(hn::PromoteTo(d, hn::LoadU(di32, tile.targets + r)), zero);
-  const V z = hn::Sub(ToDoubles(d, hn::Load(dt, rows.logits + r)), ToDoubles(d, hn::Load(dt, rows.max + r)));
-  const V log_p = hn::Sub(z, log1p);
-  const auto nothing = hn::Or(ignored, hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity)));
-  const V loss = hn::Add(zero, hn::Mul(mass, hn::Neg(log_p)));
-  hn::StoreU(hn::IfThenZeroElse(nothing, loss), d, tile.losses + r);
-  if constexpr (!kGradient) return true;
-  const V scale = hn::Set(d, tile.gradient_scale);
-  const V exp = hn::Mul(ScaledExp(d, z, OriginOf(d, zero)), hn::Set(d, ExpConstants<double>::kUnscale));
-  const V denominator = hn::Add(one, others);
-  const V rest = hn::IfThenElse(hn::Eq(exp, one), others, hn::Sub(denominator, exp));
-  const V p_scale = hn::IfThenZeroElse(ignored, hn::Div(hn::Mul(scale, mass), denominator));
-  const V point = hn::Mul(scale, hn::Sub(zero, hn::Mul(mass, hn::Div(rest, denominator))));
-  StoreDoubles(d, hn::Mul(p_scale, factor), rows.p_scales + r);
-  StoreDoubles(d, point, rows.points + r);
-  return AllFitIn<T>(d, p_scale);
-}
-
-// So many vectors of doubles are decided together: each step is a chain of operations that wait for each other, and
-// several vectors fill each other's gaps.
-inline constexpr size_t kDecided = 4;
-static_assert(kMaxPlainRows % (kDecided * hn::MaxLanes(hn::ScalableTag<double>())) == 0, "a tile has room for them");
-
-// DecidePlain() of the rows from `first` on, kDecided vectors of them.
+// Decides the rows from `first` on, kDecided vectors of doubles. False where a coefficient is not FitsIn().
 template <bool kGradient, typename T>
-HWY_INLINE bool DecideVectors(const PlainTile<T>& tile, PlainRows<T>& rows, size_t first) {
+HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t first) {
   const hn::ScalableTag<double> d;
+  const hn::Rebind<T, decltype(d)> dt;
   using V = hn::Vec<decltype(d)>;
+  V factor[kDecided];
   bool fits = true;
-  V factor[kDecided], others[kDecided], log1p[kDecided];
-  LogParts<V> parts[kDecided];
-  const auto each = [&](const auto& step) HWY_ATTR {
-    for (size_t k = 0; k < kDecided; ++k) step(k, first + k * hn::Lanes(d));
+  const auto load = [&](const T* p) HWY_ATTR { return ToDoubles(d, hn::Load(dt, p)); };
+  for (size_t k = 0; k < kDecided; ++k) factor[k] = rows.origins.FactorsAt(d, first + k * hn::Lanes(d));
+  const auto sums = [&](size_t k, size_t r) HWY_ATTR -> PlainSums<V> {
+    const V sum = WithoutDrift<T>(d, hn::Mul(hn::Load(d, rows.others + r), factor[k]), tile.num_classes);
+    const V clean = hn::IfThenZeroElse(hn::Le(sum, hn::Set(d, DustOf<T>(tile.num_classes))), sum);
+    const V max = load(rows.max + r);
+    return {OthersBelow(d, max, hn::Add(clean, load(rows.ties + r))), hn::Sub(load(rows.logits + r), max)};
   };
-  each([&](size_t k, size_t r) HWY_ATTR { factor[k] = rows.origins.FactorsAt(d, r); });
-  each([&](size_t k, size_t r) HWY_ATTR { others[k] = OthersOf(d, rows, factor[k], tile.num_classes, r); });
-  each([&](size_t k, size_t) HWY_ATTR { parts[k] = Log1pParts(d, others[k]); });
-  each([&](size_t k, size_t) HWY_ATTR { log1p[k] = Log1pOfParts(d, others[k], parts[k]); });
-  each([&](size_t k, size_t r)
-           HWY_ATTR { fits = DecidePlain<kGradient>(d, tile, rows, factor[k], others[k], log1p[k], r) && fits; });
+  const auto store = [&](size_t k, size_t r, const auto& decision) HWY_ATTR {
+    fits = fits && AllFitIn<T>(d, decision.p_scale);
+    StoreDoubles(d, hn::Mul(decision.p_scale, factor[k]), rows.p_scales + r);
+    StoreDoubles(d, decision.point, rows.points + r);
+  };
+  DecideVectors<kGradient>(d, tile.gradient_scale, *tile.elements, first, sums, store);
   return fits;
 }
 
 // The gradient, from ScaledExp().
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const PlainRows<T>& rows) {
+HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const TileRows<T>& rows) {
   const hn::RebindToSigned<D> di;
   const hn::Rebind<int32_t, D> di32;
   using TI = hn::TFromD<decltype(di)>;
   for (int64_t c = 0; c < tile.num_classes; ++c) {
     const auto here = hn::Set(di, static_cast<TI>(c));
     for (int64_t r = 0; r < tile.count; r += static_cast<int64_t>(hn::Lanes(d))) {
-      const auto target = Widen(di, hn::LoadU(di32, tile.targets + r));
+      const auto target = Widen(di, hn::LoadU(di32, tile.elements->targets.data() + r));
       const auto smooth = hn::Mul(hn::Load(d, rows.p_scales + r), hn::LoadU(d, tile.x + c * tile.stride + r));
       const auto entry = hn::IfThenElse(hn::RebindMask(d, hn::Eq(target, here)), hn::Load(d, rows.points + r), smooth);
       const auto result = hn::IfThenZeroElse(hn::RebindMask(d, hn::Lt(target, hn::Zero(di))), entry);
@@ -490,7 +451,7 @@ template <bool kArgmax, bool kGradient, typename T>
 bool EvaluatePlain(const PlainTile<T>& whole) {
   const hn::ScalableTag<T> d;
   const PlainTile<T> tile = whole;  // which no store changes
-  PlainRows<T> rows;
+  TileRows<T> rows;
   NextTile next(d, tile);
   bool fits = true;
   const size_t count = static_cast<size_t>(tile.count), together = kDecided * hn::Lanes(hn::ScalableTag<double>());
@@ -498,7 +459,7 @@ bool EvaluatePlain(const PlainTile<T>& whole) {
     for (size_t r = first; r < std::min(first + together, count); r += hn::Lanes(d)) {
       fits = ReducePlain<kArgmax, kGradient>(d, tile, r, rows, next) && fits;
     }
-    fits = DecideVectors<kGradient>(tile, rows, first) && fits;
+    fits = DecideTile<kGradient>(tile, rows, first) && fits;
   }
   if (kGradient && fits) ScatterPlain(d, tile, rows);
   return fits;

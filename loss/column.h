@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "loss/plain.h"
 #include "loss/row.h"
 
 namespace lossd {
@@ -17,17 +18,13 @@ namespace lossd {
 // anything.
 inline constexpr int64_t kColumnLanes = 16;
 
-// A tile of plain cross-entropy: class indices, no smoothing, nothing that modifies it, no sample weights. What most
-// batches are, and little else than a few operations a row: so they are decided in vectors too. Arrays by row have
-// kMaxPlainRows entries.
+// A tile of plain cross-entropy.
 template <typename T>
 struct PlainTile {
   T* x;  // [num_classes, stride]; spoilt where the gradient is asked for
   int64_t stride, num_classes, count;
-  const int32_t* targets;  // -1: counts nowhere, its loss and gradient are 0; so does what is past the last row
-  const double* masses;    // w_y
-  double* losses;          // w_y (-ln p_y)
-  int64_t* predicted;      // as PREDICTED_CLASS; null if not asked for
+  PlainElements* elements;  // their losses are written here
+  int64_t* predicted;       // [stride], as PREDICTED_CLASS; null if not asked for
 
   // Where the gradient goes: class c of row r to dx[c * dx_stride + r], in whole vectors; null if not asked for. May be
   // x. `stream`: as Gradient's, and each class's first row is aligned to 64 bytes.
@@ -42,7 +39,6 @@ struct PlainTile {
   int64_t next_stride = 0;
   T* copy = nullptr;
 };
-inline constexpr int64_t kMaxPlainRows = 256;
 
 // The kernels for columns of T (float or double), of the best SIMD target.
 template <typename T>

@@ -34,8 +34,7 @@ class SoftmaxLoss {
     if (plan_.target_kind == TargetKind::kProbabilities) background_.alpha = 1 - e;
     reads_every_row_ = results_.log_sum_exp || results_.predicted_class || results_.entropy || results_.probabilities ||
                        results_.log_probabilities;
-    plain_ = IsPlain();
-    if (plain_) masses_.fill(1);
+    plain_ = !layout_.whole_rows && PlainElements::AreEnough(block_);
   }
 
   void Run() {
@@ -83,12 +82,15 @@ class SoftmaxLoss {
   }
 
   void FindIgnored(int64_t first, int64_t count) {
-    for (int64_t row = 0; row < count; ++row) ignored_[row] = IsIgnored(plan_, block_.inputs, first + row);
+    for (int64_t row = 0; row < count; ++row) {
+      ignored_[row] = plain_ ? elements_.targets[row] < 0 : IsIgnored(plan_, block_.inputs, first + row);
+    }
   }
 
   // ---- by rows ----
 
   void EvaluateRows(int64_t first, const TileRange& range) {
+    if (plain_) elements_.Read(first, range.count);
     FindIgnored(first, range.count);
     const int64_t num_classes = plan_.num_classes;
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
@@ -99,8 +101,12 @@ class SoftmaxLoss {
     RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_.data()};
     if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
     ReduceTile(rows, background);
-    DecideTile(first, range.count,
-               [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); });
+    const auto logit_at = [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); };
+    if (plain_) {
+      DecidePlainTile(range.count, logit_at);
+    } else {
+      DecideTile(first, range.count, logit_at);
+    }
     if (layout_.whole_rows) WriteWholeRows(first, range, x);
     if (!results_.logits_gradient) return;
     for (int64_t row = 0; row < range.count; ++row) {
@@ -271,56 +277,24 @@ class SoftmaxLoss {
   enum class PlainResult : uint8_t { kSpoilt, kColumns, kWritten };
   PlainResult EvaluatePlain(int64_t first, const TileRange& range, T* columns) {
     std::array<int64_t, kTile> predicted;
-    std::array<int32_t, kTile> targets;
-    std::array<double, kTile> losses;
-    const int64_t count = range.count;
-    const int64_t stride = ScratchLayout::ColumnStride(count);
-    NarrowTargets(first, count, targets.data());
-    std::fill(targets.begin() + count, targets.end(), -1);
-    for (int64_t row = 0; class_weights_ != nullptr && row < count; ++row) {
-      if (targets[row] >= 0) masses_[row] = ClassWeight(block_.inputs, targets[row]);
-    }
+    elements_.Read(first, range.count);
     PlainTile<T> tile = {.x = columns,
-                         .stride = stride,
+                         .stride = ScratchLayout::ColumnStride(range.count),
                          .num_classes = plan_.num_classes,
-                         .count = count,
-                         .targets = targets.data(),
-                         .masses = masses_.data(),
-                         .losses = losses.data(),
+                         .count = range.count,
+                         .elements = &elements_,
                          .predicted = results_.predicted_class ? predicted.data() : nullptr,
                          .gradient_scale = block_.weights.gradient_scale};
     SetGradient(range, tile);
     if (HasNext(first, range)) {
-      copied_ = first + count;
-      tile.next = static_cast<const T*>(block_.inputs.logits.data) + range.base + count;
+      copied_ = first + range.count;
+      tile.next = static_cast<const T*>(block_.inputs.logits.data) + range.base + range.count;
       tile.next_stride = range.stride;
       tile.copy = ColumnsOf(turn_);
     }
     if (!column_kernels_.plain(tile)) return PlainResult::kSpoilt;
-    block_.AddLosses(first, {losses.data(), static_cast<size_t>(count)});
-    for (int64_t row = 0; results_.predicted_class && row < count; ++row) {
-      StoreElement(results_.predicted_class.data, first + row, predicted[row]);
-      if (predicted[row] == targets[row] && targets[row] >= 0) ++block_.summary.correct_count;
-    }
+    elements_.Record([&](int64_t row) { return predicted[row]; });
     return tile.dx == columns ? PlainResult::kColumns : PlainResult::kWritten;
-  }
-
-  // Class indices of elements, -1 for those ignored. The next tile's are asked for: classes that lie apart leave the
-  // hardware no stream to notice.
-  void NarrowTargets(int64_t first, int64_t count, int32_t* targets) const {
-    const TensorView& indices = block_.inputs.targets;
-    const int64_t size = SizeOf(indices.type.data_type);
-    const auto* const data = static_cast<const char*>(indices.data) + first * size;
-    for (int64_t i = 0; i < count * size; i += 64) __builtin_prefetch(data + count * size + i);
-    if (indices.type.data_type == DataType::kInt64) {
-      return NarrowIndices(reinterpret_cast<const int64_t*>(data), count, plan_.ignore_index, targets);
-    }
-    WithIntegers(indices, [&](const auto& load) {
-      for (int64_t row = 0; row < count; ++row) {
-        const int64_t target = load(first + row);
-        targets[row] = target == plan_.ignore_index ? -1 : static_cast<int32_t>(target);
-      }
-    });
   }
 
   // Where a plain tile's gradient goes, if that is asked for: to its place if whole vectors fit there.
@@ -339,14 +313,6 @@ class SoftmaxLoss {
     tile.dx = dx;
     tile.dx_stride = range.stride;
     tile.stream = plan_.stream_gradient;
-  }
-
-  // What PlainTile can do.
-  bool IsPlain() const {
-    const bool index = plan_.target_kind == TargetKind::kClassIndices && !block_.inputs.sample_weights;
-    const bool scalar = block_.inputs.upstream_gradient.type.shape.rank() == 0;
-    const bool more = results_.log_sum_exp || results_.target_log_probability || layout_.whole_rows;
-    return index && scalar && !more && options_.label_smoothing == 0 && options_.z_loss == 0 && !IsModified(options_);
   }
 
   // A copy of the logits, [num_classes, ColumnStride(count)].
@@ -413,12 +379,41 @@ class SoftmaxLoss {
 
   // ---- decide ----
 
+  // DecideTile() of plain rows.
+  template <typename LogitAt>
+  void DecidePlainTile(int64_t count, const LogitAt& logit_at) {
+    const bool gradient = static_cast<bool>(results_.logits_gradient);
+    const double scale = block_.weights.gradient_scale;
+    PlainRows rows;
+    for (int64_t row = 0; row < count; ++row) {
+      rows.max[row] = sums_[row].max;
+      rows.others[row] = sums_[row].others;
+      rows.logits[row] = logit_at(row, std::max(elements_.targets[row], 0));
+    }
+    DecidePlainRows(count, scale, gradient, elements_, rows);
+    elements_.Record([&](int64_t row) { return std::isnan(sums_[row].others) ? -1 : sums_[row].argmax; });
+    for (int64_t row = 0; gradient && row < count; ++row) {
+      Point* const point = Part<Point>(layout_.points) + row;
+      *point = {elements_.targets[row], rows.points[row]};
+      // One by one: a whole that was just put together of parts is slow to read.
+      Gradient<T>& g = gradients_[row];
+      g.max = rows.max[row];
+      g.p_scale = rows.p_scales[row];
+      g.t_scale = ignored_[row] ? 0 : scale;
+      g.background = background_;
+      g.points = {point, ignored_[row] ? size_t{0} : size_t{1}};
+    }
+  }
+
   // From sums_ to all that is one value an element, and gradients_. logit_at(row, c) is x_c.
   template <typename LogitAt>
   void DecideTile(int64_t first, int64_t count, const LogitAt& logit_at) {
     for (int64_t row = 0; row < count; ++row) {
       log_denominators_[row] = sums_[row].others;
-      gradients_[row] = {.background = background_};
+      Gradient<T>& g = gradients_[row];
+      g.max = g.p_scale = g.t_scale = 0;
+      g.background = background_;
+      g.points = {};
       points_[row] = ignored_[row] ? std::span<Point>() : PointsOf(first + row, row);
     }
     Log1pAll(log_denominators_.data(), count, log_denominators_.data());
@@ -576,6 +571,7 @@ class SoftmaxLoss {
   Background<T> background_;  // of every row, but for its probabilities
   bool reads_every_row_ = false;
   bool plain_ = false;
+  PlainElements elements_{block_};
   PendingRows<S> pending_;
   const int64_t run_end_ = plan_.ElementsOf(block_.blocks.end - 1).end;
   int64_t copied_ = -1;  // the first element of the tile that was copied while the one before was computed
@@ -583,7 +579,6 @@ class SoftmaxLoss {
 
   // Of the rows of a tile.
   std::array<bool, kTile> ignored_;
-  std::array<double, kTile> masses_;  // of plain tiles; 1 without class weights
   std::array<RowSums, kTile> sums_;
   std::array<double, kTile> log_denominators_;
   std::array<std::span<Point>, kTile> points_;
