@@ -24,7 +24,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 // So many vectors of doubles are decided together: each step is a chain of operations that wait for each other, and
 // several vectors fill each other's gaps.
 inline constexpr size_t kDecided = 4;
-static_assert(kMaxPlainRows % (kDecided * hn::MaxLanes(hn::ScalableTag<double>())) == 0, "a tile has room for them");
+static_assert(kPlainStep % (kDecided * hn::MaxLanes(hn::ScalableTag<double>())) == 0 &&
+              kMaxPlainRows % kPlainStep == 0);
 
 // What a vector of rows is decided from. others: NaN where the maximum is infinite.
 template <class V>

@@ -61,13 +61,13 @@ bool PlainElements::AreEnough(const Block& block) {
   return index && scalar && !more && !modified;
 }
 
-PlainElements::PlainElements(Block& block) : block_(block) { masses.fill(1); }
-
 void PlainElements::Read(int64_t first, int64_t count) {
   first_ = first;
   count_ = count;
   ReadTargets();
-  std::fill(targets.begin() + count, targets.end(), -1);
+  const int64_t end = (count + kPlainStep - 1) / kPlainStep * kPlainStep;
+  std::fill(targets.begin() + count, targets.begin() + end, -1);
+  for (; weighed_ < end; ++weighed_) masses[weighed_] = 1;
   for (int64_t row = 0; block_.inputs.class_weights && row < count; ++row) {
     if (targets[row] >= 0) masses[row] = ClassWeight(block_.inputs, targets[row]);
   }

@@ -11,8 +11,10 @@
 
 namespace lossd {
 
-// Rows of a tile, at most; arrays by row are so long, and what is past the last row counts nowhere.
+// Rows of a tile, at most; arrays by row are so long. They are read in steps of kPlainStep: what is past the last row
+// there counts nowhere.
 inline constexpr int64_t kMaxPlainRows = 256;
+inline constexpr int64_t kPlainStep = 32;
 
 // What the rows of a tile are decided from besides their logits, and what comes of it.
 class PlainElements {
@@ -20,7 +22,7 @@ class PlainElements {
   // Whether a batch is plain, if it asks for no outputs of every class.
   static bool AreEnough(const Block& block);
 
-  explicit PlainElements(Block& block);
+  explicit PlainElements(Block& block) : block_(block) {}
 
   // Reads the targets and weights of elements [first, first + count), count <= kMaxPlainRows.
   void Read(int64_t first, int64_t count);
@@ -45,6 +47,7 @@ class PlainElements {
 
   Block& block_;
   int64_t first_ = 0, count_ = 0;
+  int64_t weighed_ = 0;  // so many masses have been filled in
 };
 
 // The decide step of rows that have been reduced (row.h), all but the losses' places in PlainElements.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 
 #include "loss/column.h"
 #include "loss/loss.h"
@@ -87,6 +88,11 @@ struct ScratchLayout {
     pending = kept != kInPlace && layout == RowLayout::kRows && targets == kInPlace && logits_gradient == kInPlace &&
               gradient.data_type == row_type;
     points = Take(!dense, tile_elements * point_bytes);
+    ignored = TakeRows<bool>();
+    sums = TakeRows<RowSums>();
+    log_denominators = TakeRows<double>();
+    points_of_rows = TakeRows<std::span<Point>>();
+    gradients = TakeRows<Gradient<double>>();
     num_parts = (plan.num_classes + kRowPart - 1) / kRowPart;
     parts = Take(num_parts > 1, num_parts * static_cast<int64_t>(sizeof(RowSums)));
   }
@@ -109,6 +115,7 @@ struct ScratchLayout {
   int64_t columns_bytes = 0;  // of a copy of one; with an inner axis there is room for two
   int64_t columns, logits, targets, logits_gradient, targets_gradient, probabilities, log_probabilities, class_weights,
       points, kept, parts;
+  int64_t ignored, sums, log_denominators, points_of_rows, gradients;  // of the rows of a tile
 
  private:
   static bool IsModified(const Plan& plan) {
@@ -124,6 +131,12 @@ struct ScratchLayout {
     if (!dense && plan.num_classes <= kMaxShortRow) return RowLayout::kColumns;
     return plan.inner_size == 1 ? RowLayout::kRows : RowLayout::kGathered;
   }
+
+  template <typename Row>
+  int64_t TakeRows() {
+    return Take(true, tile_elements * static_cast<int64_t>(sizeof(Row)));
+  }
+  static_assert(sizeof(Gradient<float>) == sizeof(Gradient<double>), "one place is enough for either");
 
   int64_t Take(bool needed, int64_t bytes) {
     if (!needed) return kInPlace;

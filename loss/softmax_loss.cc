@@ -84,6 +84,7 @@ class SoftmaxLoss {
   void FindIgnored(int64_t first, int64_t count) {
     for (int64_t row = 0; row < count; ++row) {
       ignored_[row] = plain_ ? elements_.targets[row] < 0 : IsIgnored(plan_, block_.inputs, first + row);
+      if (ignored_[row]) sums_[row] = {};  // where a row may be skipped
     }
   }
 
@@ -98,7 +99,7 @@ class SoftmaxLoss {
     const T* targets = dense ? Rows<T>(block_.inputs.targets, range, layout_.targets) : nullptr;
     Background<T> background = background_;
     background.probabilities = targets;
-    RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_.data()};
+    RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_};
     if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
     ReduceTile(rows, background);
     const auto logit_at = [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); };
@@ -115,7 +116,7 @@ class SoftmaxLoss {
       gradients_[row].kept = rows.Kept(row);
     }
     if (layout_.pending) {
-      pending_ = {x, gradients_.data(), static_cast<S*>(results_.logits_gradient.data) + range.base, range.count};
+      pending_ = {x, gradients_, static_cast<S*>(results_.logits_gradient.data) + range.base, range.count};
       return;  // written while the next tile is read
     }
     WriteGradientRows(range, x);
@@ -134,7 +135,7 @@ class SoftmaxLoss {
 
   void ReduceTile(const RowRange<S>& rows, const Background<T>& background) {
     const int64_t num_classes = plan_.num_classes;
-    if (num_classes <= kRowPart) return kernels_.reduce(rows, background, std::exchange(pending_, {}), sums_.data());
+    if (num_classes <= kRowPart) return kernels_.reduce(rows, background, std::exchange(pending_, {}), sums_);
     const std::span<RowSums> parts(Part<RowSums>(layout_.parts), static_cast<size_t>(layout_.num_parts));
     for (int64_t row = 0; row < rows.count; ++row) {
       if (rows.skipped != nullptr && rows.skipped[row]) continue;
@@ -251,11 +252,11 @@ class SoftmaxLoss {
       ReadColumns(range, columns);
     }
     FindIgnored(first, count);
-    column_kernels_.reduce(columns, stride, num_classes, count, background_, sums_.data());
+    column_kernels_.reduce(columns, stride, num_classes, count, background_, sums_);
     DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * stride + row]); });
     if (layout_.whole_rows) WriteWholeRows(first, range, Rows<S>(block_.inputs.logits, range, layout_.rows));
     if (!results_.logits_gradient) return;
-    column_kernels_.scatter(columns, stride, num_classes, count, gradients_.data(), columns);
+    column_kernels_.scatter(columns, stride, num_classes, count, gradients_, columns);
     for (int64_t row = 0; row < count; ++row) {
       for (const Point& p : gradients_[row].points) columns[p.target * stride + row] = static_cast<T>(p.value);
     }
@@ -408,15 +409,13 @@ class SoftmaxLoss {
   // From sums_ to all that is one value an element, and gradients_. logit_at(row, c) is x_c.
   template <typename LogitAt>
   void DecideTile(int64_t first, int64_t count, const LogitAt& logit_at) {
+    const Gradient<T> nothing = {.background = background_};
     for (int64_t row = 0; row < count; ++row) {
       log_denominators_[row] = sums_[row].others;
-      Gradient<T>& g = gradients_[row];
-      g.max = g.p_scale = g.t_scale = 0;
-      g.background = background_;
-      g.points = {};
+      gradients_[row] = nothing;
       points_[row] = ignored_[row] ? std::span<Point>() : PointsOf(first + row, row);
     }
-    Log1pAll(log_denominators_.data(), count, log_denominators_.data());
+    Log1pAll(log_denominators_, count, log_denominators_);
     if (results_.logits_gradient || IsModified(options_)) FindExps(count, logit_at);
     for (int64_t row = 0; row < count; ++row) {
       if (ignored_[row]) WriteIgnored(first + row);
@@ -578,11 +577,11 @@ class SoftmaxLoss {
   int64_t turn_ = 0;     // whose copy goes where
 
   // Of the rows of a tile.
-  std::array<bool, kTile> ignored_;
-  std::array<RowSums, kTile> sums_;
-  std::array<double, kTile> log_denominators_;
-  std::array<std::span<Point>, kTile> points_;
-  std::array<Gradient<T>, kTile> gradients_;
+  bool* const ignored_ = Part<bool>(layout_.ignored);
+  RowSums* const sums_ = Part<RowSums>(layout_.sums);
+  double* const log_denominators_ = Part<double>(layout_.log_denominators);
+  std::span<Point>* const points_ = Part<std::span<Point>>(layout_.points_of_rows);
+  Gradient<T>* const gradients_ = Part<Gradient<T>>(layout_.gradients);
 };
 
 }  // namespace
