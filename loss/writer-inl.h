@@ -115,23 +115,31 @@ class RowWriter {
     }
   }
 
+  // Where a writer is.
+  struct Position {
+    size_t next;
+    const Point* point;
+    size_t place;
+  };
+
   // What is rare, or long, is compiled once for each kind of writer. By value, so that the one in a loop may stay in
   // registers.
-  static HWY_NOINLINE RowWriter After(RowWriter writer, size_t end) {
+  static HWY_NOINLINE Position After(RowWriter writer, size_t end) {
     const size_t lanes = hn::Lanes(writer.d_);
     for (; writer.next_ + lanes <= end; writer.next_ += lanes) writer.WriteVector();
     writer.WritePart(end - writer.next_);
-    return writer;
+    return writer.position();
   }
-  static HWY_NOINLINE RowWriter AfterAll(RowWriter writer) {
+  static HWY_NOINLINE Position AfterAll(RowWriter writer) {
     while (writer.next_ < writer.size_) writer.Step();
-    return writer;
+    return writer.position();
   }
 
-  HWY_INLINE void MoveTo(const RowWriter& place) {
-    next_ = place.next_;
-    point_ = place.point_;
-    place_ = place.place_;
+  HWY_INLINE Position position() const { return {next_, point_, place_}; }
+  HWY_INLINE void MoveTo(const Position& position) {
+    next_ = position.next;
+    point_ = position.point;
+    place_ = position.place;
   }
 
   HWY_INLINE void WriteVector() {
