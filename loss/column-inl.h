@@ -7,7 +7,6 @@
 #define LOSSD_LOSS_COLUMN_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -182,8 +181,8 @@ HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top
   const auto scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
-    const auto is_max = hn::Eq(x, top.max);
     const auto e = ScaledExpParts(d, kOffset ? hn::Sub(x, origin.offset) : x, origin);
+    const auto is_max = hn::Eq(x, top.max);
     ties = hn::IfThenElse(hn::RebindMask(di, is_max), hn::Add(ties, hn::Set(di, TI{1})), ties);
     recent = hn::MulAdd(e.fraction, hn::IfThenZeroElse(is_max, e.power), recent);
     const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
@@ -283,11 +282,13 @@ HWY_INLINE void ScatterColumns(D d, const Columns<T>& columns, size_t count, con
   const auto p = hn::Load(d, p_scale), s = hn::Load(d, t_scale);
   // A row that counts nowhere gets 0, whatever is in it.
   const auto nothing = hn::And(hn::Eq(p, hn::Zero(d)), hn::Eq(s, hn::Zero(d)));
+  const auto all_nan = hn::IsNaN(p);  // and all the same one, whichever the row has
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto load = [&](const T* row) HWY_ATTR { return hn::Set(d, LoadElement<T>(row, c)); };
     const auto x = columns.Load(d, c);
     const auto e = ScaledExp(d, hn::Sub(x, origin.offset), origin);
     auto entry = hn::IfThenZeroElse(nothing, GradientEntry<kKind>(d, p, e, s, gradients[0].background, load));
+    entry = hn::IfThenElse(all_nan, p, entry);
     if constexpr (kKeep) entry = hn::IfThenElse(kept, x, entry);
     StoreLanes(entry, d, dx + c * columns.stride);
   }
@@ -325,6 +326,12 @@ struct TileRows {
   HWY_ALIGN_MAX T logits[kMaxPlainRows];    // x_y
   HWY_ALIGN_MAX T p_scales[kMaxPlainRows];  // of ScaledExp()
   HWY_ALIGN_MAX T points[kMaxPlainRows];    // the gradient at y
+
+  // Rows that are decided with others, and that there are not.
+  void Clear(size_t begin, size_t end) {
+    std::fill(others + begin, others + end, 0);
+    for (T* array : {ties, max, origins.bases, origins.shifts, logits}) std::fill(array + begin, array + end, T{0});
+  }
 };
 
 // Copies the next tile, a vector for each one of this tile that is added up. Classes lie far apart, each a stream for a
@@ -339,7 +346,7 @@ class NextTile {
 
   HWY_INLINE void CopyVector() {
     if (from_ == end_) return;
-    FetchToL2(from_ + ahead_);
+    FetchToL2(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from_) + ahead_));
     hn::StoreU(hn::LoadU(d_, from_), d_, to_);
     from_ += hn::Lanes(d_);
     to_ += hn::Lanes(d_);
@@ -348,19 +355,21 @@ class NextTile {
 
  private:
   HWY_INLINE void GoTo(int64_t c) {
-    constexpr int64_t kClasses = 8;
+    const int64_t classes = std::min<int64_t>(8, tile_.num_classes);
     from_ = tile_.next + c * tile_.next_stride;
     end_ = from_ + tile_.stride;
     to_ = tile_.copy + c * tile_.stride;
-    ahead_ = kClasses * tile_.next_stride;
-    if (c + kClasses >= tile_.num_classes) {  // what is ahead is of the tile after
-      ahead_ += tile_.stride - tile_.num_classes * tile_.next_stride;
+    int64_t ahead = classes * tile_.next_stride;
+    if (c + classes >= tile_.num_classes) {  // what is ahead is of the tile after
+      ahead += tile_.stride - tile_.num_classes * tile_.next_stride;
     }
+    ahead_ = static_cast<uintptr_t>(ahead) * sizeof(T);
   }
 
   D d_;
   const PlainTile<T>& tile_;
-  int64_t class_ = 0, ahead_ = 0;
+  int64_t class_ = 0;
+  uintptr_t ahead_ = 0;  // bytes; may well be past the tensor
   const T* from_ = nullptr;
   const T* end_ = nullptr;
   T* to_ = nullptr;
@@ -377,7 +386,7 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, TileRow
   hn::Store(top.max, d, rows.max + first);
   const auto origin = OriginOf(d, top.reference);
   rows.origins.Store(d, top.reference, origin, first);
-  const auto target = Widen(di, hn::LoadU(hn::Rebind<int32_t, D>(), tile.elements->targets.data() + first));
+  const auto target = Widen(di, hn::LoadU(hn::Rebind<int32_t, D>(), tile.targets.targets + first));
   const auto place =
       hn::Add(hn::Mul(hn::Max(target, hn::Zero(di)), hn::Set(di, static_cast<TI>(tile.stride))), hn::Iota(di, 0));
   hn::Store(hn::GatherIndex(d, columns.x, place), d, rows.logits + first);
@@ -396,10 +405,12 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, TileRow
       tile.predicted[first + r] = std::isnan(rows.others[first + r]) ? -1 : std::max<int64_t>(argmax[r], 0);
     }
   }
-  return hn::AllFalse(d, hn::Eq(top.max, hn::Set(d, std::numeric_limits<T>::infinity())));
+  const auto infinite = hn::Eq(top.max, hn::Set(d, std::numeric_limits<T>::infinity()));
+  const auto ignored = hn::RebindMask(d, hn::Lt(target, hn::Zero(di)));  // but for a prediction
+  return hn::AllFalse(d, kArgmax ? infinite : hn::AndNot(ignored, infinite));
 }
 
-// Decides the rows from `first` on, kDecided vectors of doubles. False where a coefficient is not FitsIn().
+// Decides the rows from `first` on, kDecided vectors of doubles. False where a coefficient is NaN or not FitsIn().
 template <bool kGradient, typename T>
 HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t first) {
   const hn::ScalableTag<double> d;
@@ -407,6 +418,8 @@ HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t f
   using V = hn::Vec<decltype(d)>;
   V factor[kDecided];
   bool fits = true;
+  // As in ScatterColumns(), a scale of 0 leaves 0, never -0. Adding -0 changes nothing.
+  const V sign_of_zero = hn::Set(d, static_cast<T>(tile.targets.gradient_scale) == 0 ? 0.0 : -0.0);
   const auto load = [&](const T* p) HWY_ATTR { return ToDoubles(d, hn::Load(dt, p)); };
   for (size_t k = 0; k < kDecided; ++k) factor[k] = rows.origins.FactorsAt(d, first + k * hn::Lanes(d));
   const auto sums = [&](size_t k, size_t r) HWY_ATTR -> PlainSums<V> {
@@ -417,31 +430,34 @@ HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t f
   };
   const auto store = [&](size_t k, size_t r, const auto& decision) HWY_ATTR {
     fits = fits && AllFitIn<T>(d, decision.p_scale);
-    StoreDoubles(d, hn::Mul(decision.p_scale, factor[k]), rows.p_scales + r);
+    StoreDoubles(d, hn::Add(hn::Mul(decision.p_scale, factor[k]), sign_of_zero), rows.p_scales + r);
     StoreDoubles(d, decision.point, rows.points + r);
   };
-  DecideVectors<kGradient>(d, tile.gradient_scale, *tile.elements, first, sums, store);
+  DecideVectors<kGradient>(d, tile.targets, first, sums, store);
   return fits;
 }
 
 // The gradient, from ScaledExp().
-template <class D, typename T = hn::TFromD<D>>
+template <bool kStream, class D, typename T = hn::TFromD<D>>
 HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const TileRows<T>& rows) {
   const hn::RebindToSigned<D> di;
   const hn::Rebind<int32_t, D> di32;
   using TI = hn::TFromD<decltype(di)>;
+  const auto count = static_cast<size_t>(tile.count);
+  const int32_t* const targets = tile.targets.targets;
   for (int64_t c = 0; c < tile.num_classes; ++c) {
     const auto here = hn::Set(di, static_cast<TI>(c));
-    for (int64_t r = 0; r < tile.count; r += static_cast<int64_t>(hn::Lanes(d))) {
-      const auto target = Widen(di, hn::LoadU(di32, tile.elements->targets.data() + r));
-      const auto smooth = hn::Mul(hn::Load(d, rows.p_scales + r), hn::LoadU(d, tile.x + c * tile.stride + r));
+    const T* const e = tile.x + c * tile.stride;
+    T* const dx = tile.dx + c * tile.dx_stride;
+    for (size_t r = 0; r < count; r += hn::Lanes(d)) {
+      const auto target = Widen(di, hn::LoadU(di32, targets + r));
+      const auto smooth = hn::Mul(hn::Load(d, rows.p_scales + r), hn::LoadU(d, e + r));
       const auto entry = hn::IfThenElse(hn::RebindMask(d, hn::Eq(target, here)), hn::Load(d, rows.points + r), smooth);
       const auto result = hn::IfThenZeroElse(hn::RebindMask(d, hn::Lt(target, hn::Zero(di))), entry);
-      T* const dx = tile.dx + c * tile.dx_stride + r;
-      if (tile.stream) {
-        hn::Stream(result, d, dx);
+      if constexpr (kStream) {
+        hn::Stream(result, d, dx + r);
       } else {
-        hn::StoreU(result, d, dx);
+        hn::StoreU(result, d, dx + r);
       }
     }
   }
@@ -456,13 +472,20 @@ bool EvaluatePlain(const PlainTile<T>& whole) {
   bool fits = true;
   const size_t count = static_cast<size_t>(tile.count), together = kDecided * hn::Lanes(hn::ScalableTag<double>());
   for (size_t first = 0; first < count; first += together) {
-    for (size_t r = first; r < std::min(first + together, count); r += hn::Lanes(d)) {
+    const size_t end = std::min(first + together, static_cast<size_t>(tile.stride));
+    for (size_t r = first; r < end; r += hn::Lanes(d)) {
       fits = ReducePlain<kArgmax, kGradient>(d, tile, r, rows, next) && fits;
     }
+    if (end < first + together) rows.Clear(end, first + together);
     fits = DecideTile<kGradient>(tile, rows, first) && fits;
   }
-  if (kGradient && fits) ScatterPlain(d, tile, rows);
-  return fits;
+  if (!kGradient || !fits) return fits;
+  if (tile.stream) {
+    ScatterPlain<true>(d, tile, rows);
+  } else {
+    ScatterPlain<false>(d, tile, rows);
+  }
+  return true;
 }
 
 template <typename T>

@@ -23,15 +23,14 @@ template <typename T>
 struct PlainTile {
   T* x;  // [num_classes, stride]; spoilt where the gradient is asked for
   int64_t stride, num_classes, count;
-  PlainElements* elements;  // their losses are written here
-  int64_t* predicted;       // [stride], as PREDICTED_CLASS; null if not asked for
+  PlainTargets targets;
+  int64_t* predicted;  // [stride], as PREDICTED_CLASS; null if not asked for
 
   // Where the gradient goes: class c of row r to dx[c * dx_stride + r], in whole vectors; null if not asked for. May be
   // x. `stream`: as Gradient's, and each class's first row is aligned to 64 bytes.
   T* dx = nullptr;
   int64_t dx_stride = 0;
   bool stream = false;
-  double gradient_scale = 1;
 
   // What is copied meanwhile, so that memory is read while this tile is computed: class c of the next tile, as many
   // rows as the stride, from next[c * next_stride] on to copy[c * stride]. null: nothing.
@@ -53,7 +52,7 @@ struct ColumnKernels {
   void (*scatter)(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Gradient<T>* gradients, T* dx);
 
   // The same numbers, to the bit, as `reduce`, decide.h and `scatter`. False, and the tile is spoilt, where a
-  // coefficient is not FitsIn() the vector code.
+  // coefficient is NaN, or not FitsIn() the vector code.
   bool (*plain)(const PlainTile<T>& tile);
 
   // Rows [count, num_classes] that lie one after the other become columns, and columns rows.

@@ -108,9 +108,10 @@ struct Plan {
   int64_t num_elements = 0;
   int64_t sparse_size = 0;  // K of sparse targets
 
-  // How the elements are cut up, which depends on the shape of a row only, not on how many there are. A segment is a
-  // whole number of the outer rows (inner_size elements each): a batch may be cut at its ends and evaluated in pieces,
-  // and has the same bits. A block is the unit of parallel work: so many elements of a segment, or what is left of it.
+  // How the elements are cut up, which depends on the shape and type of a row only, not on how many there are. A
+  // segment is a whole number of the outer rows (inner_size elements each): a batch may be cut at its ends and
+  // evaluated in pieces, and has the same bits. A block is the unit of parallel work: so many elements of a segment, or
+  // what is left of it.
   int64_t segment_elements = 1;
   int64_t block_elements = 1;
   int64_t num_blocks = 0;
@@ -157,8 +158,10 @@ using ParallelFor = absl::FunctionRef<void(int64_t count, absl::FunctionRef<void
 // In order, on this thread.
 void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body);
 
-// Checks the values: every class index is in range or ignore_index. Reads targets and weights, no logits, in shares of
-// which the sums are the same whoever takes them.
+// Elements are weighed in shares of so many, whose sums are added up in order, whoever takes them.
+inline constexpr int64_t kWeighedElements = int64_t{1} << 15;
+
+// Checks the values: every class index is in range or ignore_index. Reads targets and weights, no logits.
 // REQUIRES: TypesOf(inputs) is what `plan` was made from. Errors: kInvalidArgument, "targets[17] = 50300 is outside
 // ...".
 absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs, ParallelFor parallel_for = SerialFor);

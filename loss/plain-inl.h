@@ -60,15 +60,16 @@ HWY_INLINE PlainDecision<V> DecidePlain(D d, const PlainSums<V>& sums, V log1p, 
   const V exp = hn::Mul(ScaledExp(d, sums.z, OriginOf(d, zero)), hn::Set(d, ExpConstants<double>::kUnscale));
   const V denominator = hn::Add(one, sums.others);
   const V rest = hn::IfThenElse(hn::Eq(exp, one), sums.others, hn::Sub(denominator, exp));
-  return {loss, hn::IfThenZeroElse(ignored, hn::Div(hn::Mul(scale, mass), denominator)),
+  const V p_scale = hn::Div(hn::Mul(scale, mass), denominator);
+  const V nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());  // whichever it came from
+  return {loss, hn::IfThenZeroElse(ignored, hn::IfThenElse(hn::IsNaN(p_scale), nan, p_scale)),
           hn::Mul(scale, hn::Sub(zero, hn::Mul(mass, hn::Div(rest, denominator))))};
 }
 
-// Decides the rows from `first` on, kDecided vectors of them: sums(r) makes PlainSums of those from r on, and
-// store(r, decision) gets what comes of it. The losses are stored here.
+// Decides the rows from `first` on, kDecided vectors of them: sums(k, r) makes PlainSums of the k-th, whose rows begin
+// at r. Losses are stored here; with kGradient, store(k, r, decision) gets the rest.
 template <bool kGradient, class D, class Sums, class Store>
-HWY_INLINE void DecideVectors(D d, double gradient_scale, PlainElements& elements, size_t first, const Sums& sums,
-                              const Store& store) {
+HWY_INLINE void DecideVectors(D d, const PlainTargets& tile, size_t first, const Sums& sums, const Store& store) {
   const hn::Rebind<int32_t, D> di32;
   using V = hn::Vec<D>;
   PlainSums<V> of[kDecided];
@@ -81,10 +82,10 @@ HWY_INLINE void DecideVectors(D d, double gradient_scale, PlainElements& element
   each([&](size_t k, size_t) HWY_ATTR { parts[k] = Log1pParts(d, of[k].others); });
   each([&](size_t k, size_t) HWY_ATTR { log1p[k] = Log1pOfParts(d, of[k].others, parts[k]); });
   each([&](size_t k, size_t r) HWY_ATTR {
-    const auto target = hn::PromoteTo(d, hn::LoadU(di32, elements.targets.data() + r));
-    const auto decision = DecidePlain<kGradient>(d, of[k], log1p[k], hn::LoadU(d, elements.masses.data() + r),
-                                                 hn::Lt(target, hn::Zero(d)), hn::Set(d, gradient_scale));
-    hn::StoreU(decision.loss, d, elements.losses.data() + r);
+    const auto target = hn::PromoteTo(d, hn::LoadU(di32, tile.targets + r));
+    const auto decision = DecidePlain<kGradient>(d, of[k], log1p[k], hn::LoadU(d, tile.masses + r),
+                                                 hn::Lt(target, hn::Zero(d)), hn::Set(d, tile.gradient_scale));
+    hn::StoreU(decision.loss, d, tile.losses + r);
     if constexpr (kGradient) store(k, r, decision);
   });
 }

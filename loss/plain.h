@@ -1,13 +1,11 @@
-// Plain cross-entropy: class indices, no smoothing, nothing that modifies it, no sample weights, one upstream gradient.
-// What most batches are, and little else than a few operations a row: so tiles of it are decided in vectors. The
-// numbers are, to the bit, those of decide.h. Internal to loss/.
+// The decide step of plain cross-entropy: class indices, no smoothing, nothing that modifies it, no sample weights, one
+// upstream gradient. What most batches are, and little else than a few operations a row: so a tile of it is decided in
+// vectors. The numbers are, to the bit, those of decide.h. Never allocates, never fails, thread-safe.
 #ifndef LOSSD_LOSS_PLAIN_H_
 #define LOSSD_LOSS_PLAIN_H_
 
 #include <array>
 #include <cstdint>
-
-#include "loss/evaluate.h"
 
 namespace lossd {
 
@@ -15,50 +13,25 @@ namespace lossd {
 // there counts nowhere.
 inline constexpr int64_t kMaxPlainRows = 256;
 inline constexpr int64_t kPlainStep = 32;
+constexpr int64_t RoundUpToStep(int64_t count) { return (count + kPlainStep - 1) / kPlainStep * kPlainStep; }
 
-// What the rows of a tile are decided from besides their logits, and what comes of it.
-class PlainElements {
- public:
-  // Whether a batch is plain, if it asks for no outputs of every class.
-  static bool AreEnough(const Block& block);
-
-  explicit PlainElements(Block& block) : block_(block) {}
-
-  // Reads the targets and weights of elements [first, first + count), count <= kMaxPlainRows.
-  void Read(int64_t first, int64_t count);
-  // Records their losses and, if they are asked for, predictions: predicted(row).
-  template <typename Predicted>
-  void Record(const Predicted& predicted) {
-    block_.AddLosses(first_, {losses.data(), static_cast<size_t>(count_)});
-    if (!block_.results.predicted_class) return;
-    for (int64_t row = 0; row < count_; ++row) {
-      const int64_t c = predicted(row);
-      StoreElement(block_.results.predicted_class.data, first_ + row, c);
-      if (c == targets[row] && c >= 0) ++block_.summary.correct_count;
-    }
-  }
-
-  std::array<int32_t, kMaxPlainRows> targets;  // -1: counts nowhere, its loss and gradient are 0
-  std::array<double, kMaxPlainRows> masses;    // w_y
-  std::array<double, kMaxPlainRows> losses;    // w_y (-ln p_y)
-
- private:
-  void ReadTargets();
-
-  Block& block_;
-  int64_t first_ = 0, count_ = 0;
-  int64_t weighed_ = 0;  // so many masses have been filled in
+// What the rows of a tile are decided from besides their logits, and their losses.
+struct PlainTargets {
+  const int32_t* targets = nullptr;  // -1: counts nowhere, its loss and gradient are 0
+  const double* masses = nullptr;    // w_y
+  double gradient_scale = 1;
+  double* losses = nullptr;  // w_y (-ln p_y)
 };
 
-// The decide step of rows that have been reduced (row.h), all but the losses' places in PlainElements.
+// Rows that have been reduced (row.h).
 struct PlainRows {
   std::array<double, kMaxPlainRows> max, others;
   std::array<double, kMaxPlainRows> logits;  // x_y
   // Of the gradient, if that is asked for: Gradient::p_scale, and the entry at y.
   std::array<double, kMaxPlainRows> p_scales, points;
 };
-// From max, others and logits of the first `count` rows to the rest, and to elements.losses.
-void DecidePlainRows(int64_t count, double gradient_scale, bool gradient, PlainElements& elements, PlainRows& rows);
+// Decides the first `count` rows, from their max, others and logits.
+void DecidePlainRows(int64_t count, bool gradient, const PlainTargets& targets, PlainRows& rows);
 
 }  // namespace lossd
 

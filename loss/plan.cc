@@ -405,7 +405,7 @@ void PlanBlocks(Plan& plan) {
   if (plan.num_classes <= kBlockLogits) plan.block_elements = std::max(plan.block_elements, together);
   if (plan.inner_size > 1 && plan.num_classes <= ScratchLayout::kMaxShortRow) {  // whole tiles
     const int64_t tile = ScratchLayout::ColumnTile(plan.num_classes * SizeOf(plan.compute_type));
-    plan.block_elements = std::max(plan.block_elements - plan.block_elements % tile, tile);
+    plan.block_elements -= plan.block_elements % tile;
   }
   const TensorType& gradient = plan.results.logits_gradient;
   plan.stream_gradient = gradient && NumElements(gradient.shape) * SizeOf(gradient.data_type) >= kStreamedBytes;
@@ -451,9 +451,8 @@ absl::StatusOr<Plan> MakePlan(const Spec& spec, const InputTypes& inputs) {
 
 namespace {
 
-absl::Status CheckTarget(const Plan& plan, int64_t position, int64_t target) {
-  if (target >= 0 && target < plan.num_classes) return absl::OkStatus();
-  return Invalid("targets[", position, "] = ", target, " is outside [0, ", plan.num_classes,
+absl::Status BadTarget(const Plan& plan, const TensorView& targets, int64_t position) {
+  return Invalid("targets[", position, "] = ", IntegerAt(targets, position), " is outside [0, ", plan.num_classes,
                  ") and is not ignore_index (", plan.ignore_index, ")");
 }
 
@@ -490,7 +489,7 @@ IndexCounts CountTargets(const Plan& plan, const TensorView& targets, Plan::Rang
 struct Share {
   double weight_sum = 0;
   int64_t ignored_count = 0;
-  absl::Status status;
+  int64_t bad_target = -1;  // the position of the first that is no class index
 };
 
 // The common cases of WeighRows(), without sample weights: most of it is to count. False where there is more to do, or
@@ -526,18 +525,20 @@ void WeighRows(const Plan& plan, const Inputs& inputs, Plan::Range range, Share&
     double weight = SampleWeight(inputs, element);
     ForEachTarget(plan, inputs, element, [&](int64_t position, int64_t target) {
       live = true;
-      share.status = CheckTarget(plan, position, target);
-      if (share.status.ok() && plan.target_kind == TargetKind::kClassIndices) weight *= ClassWeight(inputs, target);
-      return share.status.ok();
+      if (target < 0 || target >= plan.num_classes) share.bad_target = position;
+      if (share.bad_target >= 0) return false;
+      if (plan.target_kind == TargetKind::kClassIndices) weight *= ClassWeight(inputs, target);
+      return true;
     });
-    if (!share.status.ok()) return;
+    if (share.bad_target >= 0) return;
     live = (live || plan.target_kind == TargetKind::kProbabilities) && SampleWeight(inputs, element) != 0;
     if (live) share.weight_sum += weight;
     if (!live) ++share.ignored_count;
   }
 }
 
-void WeighShare(const Plan& plan, const Inputs& inputs, Plan::Range range, Share& share) {
+Share WeighShare(const Plan& plan, const Inputs& inputs, Plan::Range range) {
+  Share share;
   if (std::holds_alternative<KlDivergence>(plan.spec.loss) ||
       std::holds_alternative<BinaryCrossEntropy>(plan.spec.loss)) {
     // Losses of entries divide by how many there are, whatever they weigh.
@@ -546,22 +547,22 @@ void WeighShare(const Plan& plan, const Inputs& inputs, Plan::Range range, Share
   } else {
     WeighRows(plan, inputs, range, share);
   }
+  return share;
 }
 
 }  // namespace
 
 absl::StatusOr<Weights> WeighElements(const Plan& plan, const Inputs& inputs, ParallelFor parallel_for) {
-  constexpr int64_t kShareElements = 1 << 15;  // worth handing out; the sums of the shares are added up in order
-  const int64_t count = (plan.num_elements + kShareElements - 1) / kShareElements;
+  const int64_t count = (plan.num_elements + kWeighedElements - 1) / kWeighedElements;
   absl::InlinedVector<Share, 1> shares(static_cast<size_t>(count));
   parallel_for(count, [&](int64_t i) {
-    const int64_t begin = i * kShareElements;
-    WeighShare(plan, inputs, {begin, std::min(begin + kShareElements, plan.num_elements)},
-               shares[static_cast<size_t>(i)]);
+    const int64_t begin = i * kWeighedElements;
+    const Plan::Range range = {begin, std::min(begin + kWeighedElements, plan.num_elements)};
+    shares[static_cast<size_t>(i)] = WeighShare(plan, inputs, range);  // not among those that others are adding to
   });
   Weights weights;
   for (const Share& share : shares) {
-    if (!share.status.ok()) return share.status;
+    if (share.bad_target >= 0) return BadTarget(plan, inputs.targets, share.bad_target);
     weights.weight_sum += share.weight_sum;
     weights.ignored_count += share.ignored_count;
   }

@@ -37,13 +37,14 @@ bool FitsIn(double p_scale) {
   const double p = std::fabs(p_scale);
   return p == 0 || std::isnan(p) || (p >= C::kLeastFactor && p <= C::kMostFactor);
 }
+// Whether a vector of them does, and none is NaN.
 template <typename T, class DD>
 HWY_INLINE bool AllFitIn(DD dd, hn::Vec<DD> p_scale) {
   using C = ExpConstants<T>;
   const auto p = hn::Abs(p_scale);
   const auto not_less = hn::Or(hn::Ge(p, hn::Set(dd, C::kLeastFactor)), hn::Eq(p, hn::Zero(dd)));
   const auto not_more = hn::Le(p, hn::Set(dd, C::kMostFactor));
-  return hn::AllTrue(dd, hn::Or(hn::And(not_less, not_more), hn::IsNaN(p)));
+  return hn::AllTrue(dd, hn::And(not_less, not_more));
 }
 // What BackgroundAt() is multiplied by.
 template <typename T>

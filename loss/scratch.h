@@ -47,7 +47,7 @@ struct ScratchLayout {
     const int64_t point_bytes = std::max<int64_t>(plan.sparse_size, 1) * static_cast<int64_t>(sizeof(Point));
     const bool by_columns = layout == RowLayout::kColumns;
     const int64_t least = by_columns ? kMinColumns : plan.inner_size > 1 ? kGatheredElements : 1;
-    copied = by_columns && plan.inner_size > 1;
+    copied = by_columns && plan.inner_size > 1 && row_type == compute;
     const bool dense = plan.target_kind == TargetKind::kProbabilities;
     whole_rows = plan.results.entropy || plan.results.probabilities || plan.results.log_probabilities ||
                  (dense && plan.results.targets_gradient);

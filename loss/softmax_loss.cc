@@ -12,6 +12,7 @@
 #include "loss/decide.h"
 #include "loss/elementary.h"
 #include "loss/evaluate.h"
+#include "loss/plain_elements.h"
 #include "loss/row.h"
 #include "loss/scratch.h"
 #include "loss/tile.h"
@@ -83,7 +84,7 @@ class SoftmaxLoss {
 
   void FindIgnored(int64_t first, int64_t count) {
     for (int64_t row = 0; row < count; ++row) {
-      ignored_[row] = plain_ ? elements_.targets[row] < 0 : IsIgnored(plan_, block_.inputs, first + row);
+      ignored_[row] = plain_ ? elements_.target(row) < 0 : IsIgnored(plan_, block_.inputs, first + row);
       if (ignored_[row]) sums_[row] = {};  // where a row may be skipped
     }
   }
@@ -91,7 +92,8 @@ class SoftmaxLoss {
   // ---- by rows ----
 
   void EvaluateRows(int64_t first, const TileRange& range) {
-    if (plain_) elements_.Read(first, range.count);
+    PlainTargets plain;
+    if (plain_) plain = elements_.Read(first, range.count);
     FindIgnored(first, range.count);
     const int64_t num_classes = plan_.num_classes;
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
@@ -104,7 +106,7 @@ class SoftmaxLoss {
     ReduceTile(rows, background);
     const auto logit_at = [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); };
     if (plain_) {
-      DecidePlainTile(range.count, logit_at);
+      DecidePlainTile(range.count, plain, logit_at);
     } else {
       DecideTile(first, range.count, logit_at);
     }
@@ -243,7 +245,7 @@ class SoftmaxLoss {
   void EvaluateColumns(int64_t first, const TileRange& range) {
     const int64_t num_classes = plan_.num_classes, count = range.count, stride = ScratchLayout::ColumnStride(count);
     T* columns = ColumnsOf(turn_);
-    if (plan_.inner_size > 1) turn_ = 1 - turn_;
+    if (layout_.copied) turn_ = 1 - turn_;
     if (copied_ != first) ReadColumns(range, columns);
     if (plain_) {
       const PlainResult result = EvaluatePlain(first, range, columns);
@@ -278,14 +280,12 @@ class SoftmaxLoss {
   enum class PlainResult : uint8_t { kSpoilt, kColumns, kWritten };
   PlainResult EvaluatePlain(int64_t first, const TileRange& range, T* columns) {
     std::array<int64_t, kTile> predicted;
-    elements_.Read(first, range.count);
     PlainTile<T> tile = {.x = columns,
                          .stride = ScratchLayout::ColumnStride(range.count),
                          .num_classes = plan_.num_classes,
                          .count = range.count,
-                         .elements = &elements_,
-                         .predicted = results_.predicted_class ? predicted.data() : nullptr,
-                         .gradient_scale = block_.weights.gradient_scale};
+                         .targets = elements_.Read(first, range.count),
+                         .predicted = results_.predicted_class ? predicted.data() : nullptr};
     SetGradient(range, tile);
     if (HasNext(first, range)) {
       copied_ = first + range.count;
@@ -382,25 +382,24 @@ class SoftmaxLoss {
 
   // DecideTile() of plain rows.
   template <typename LogitAt>
-  void DecidePlainTile(int64_t count, const LogitAt& logit_at) {
+  void DecidePlainTile(int64_t count, const PlainTargets& targets, const LogitAt& logit_at) {
     const bool gradient = static_cast<bool>(results_.logits_gradient);
-    const double scale = block_.weights.gradient_scale;
     PlainRows rows;
     for (int64_t row = 0; row < count; ++row) {
       rows.max[row] = sums_[row].max;
       rows.others[row] = sums_[row].others;
-      rows.logits[row] = logit_at(row, std::max(elements_.targets[row], 0));
+      rows.logits[row] = ignored_[row] ? 0 : logit_at(row, targets.targets[row]);
     }
-    DecidePlainRows(count, scale, gradient, elements_, rows);
+    DecidePlainRows(count, gradient, targets, rows);
     elements_.Record([&](int64_t row) { return std::isnan(sums_[row].others) ? -1 : sums_[row].argmax; });
     for (int64_t row = 0; gradient && row < count; ++row) {
       Point* const point = Part<Point>(layout_.points) + row;
-      *point = {elements_.targets[row], rows.points[row]};
+      *point = {targets.targets[row], rows.points[row]};
       // One by one: a whole that was just put together of parts is slow to read.
       Gradient<T>& g = gradients_[row];
       g.max = rows.max[row];
       g.p_scale = rows.p_scales[row];
-      g.t_scale = ignored_[row] ? 0 : scale;
+      g.t_scale = ignored_[row] ? 0 : targets.gradient_scale;
       g.background = background_;
       g.points = {point, ignored_[row] ? size_t{0} : size_t{1}};
     }
@@ -524,7 +523,8 @@ class SoftmaxLoss {
     double point_mass = 0;
     for (const Point& point : points) point_mass += point.value;
     for (Point& point : points) {
-      const double push = (decision.p_factor + (point_mass - point.value)) * softmax.Probability(point.exp);
+      const double others = points.size() == 1 ? 0 : point_mass - point.value;  // where a mass is infinite too
+      const double push = (decision.p_factor + others) * softmax.Probability(point.exp);
       const double t = background_.beta == 0 ? 0 : background_.beta * ClassWeight(block_.inputs, point.target);
       point.value = g * (push - t - point.value * softmax.Complement(point.exp));
     }

@@ -159,9 +159,10 @@ TEST(InvarianceTest, AnyRuns) {
   });
 }
 
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
 // Rows that no formula likes, each beside ordinary ones.
 void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner, int64_t first = 0) {
-  constexpr double kInf = std::numeric_limits<double>::infinity();
   const auto spoil = [&](int64_t place, int64_t c, double value) {
     const int64_t row = first + place;
     batch.logits.set(row / inner * num_classes * inner + c * inner + row % inner, value);
@@ -174,6 +175,19 @@ void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner, int64_t first =
   spoil(9, num_classes / 2, -kInf);
   for (int64_t c = 0; c < num_classes; ++c) spoil(11, c, 60000);
   spoil(12, num_classes - 1, 700);
+  spoil(13, num_classes - 1, -std::nan(""));  // what x86 makes of inf - inf
+}
+
+// The same where the gradient overwrites the logits.
+std::string BitsInPlace(Batch batch, const Outcome& whole, bool stream) {
+  Plan plan = whole.plan;
+  plan.stream_gradient = stream;
+  OwnedTensor loss(plan.results.loss), scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
+  const Results results{.loss = loss.mutable_view(), .logits_gradient = batch.logits.mutable_view()};
+  std::vector<BlockSummary> blocks(static_cast<size_t>(plan.num_blocks));
+  EvaluateBlocks(plan, batch.inputs(), whole.weights, {0, plan.num_blocks}, results, scratch.data(), blocks);
+  Summarize(plan, whole.weights, blocks, results);
+  return loss.Bits() + batch.logits.Bits();
 }
 
 // Classes that lie apart go by tiles, each copied while another one is computed: within a block or across blocks, but
@@ -198,6 +212,10 @@ TEST(InvarianceTest, AnyRunsOfTiles) {
            {std::tuple(1, false, 0), {1, true, 0}, {2, false, 8}, {3, true, 0}, {99, true, 8}, {99, false, 0}}) {
         EXPECT_EQ(BitsInRuns(batch, whole, run, stream, misalignment) == alone, true)
             << target << ' ' << Name(type) << ' ' << num_classes << ' ' << run << ' ' << misalignment;
+      }
+      for (const bool stream : {false, true}) {
+        EXPECT_EQ(BitsInPlace(batch, whole, stream) == alone, true)
+            << target << ' ' << Name(type) << ' ' << num_classes;
       }
     }
   });
@@ -238,6 +256,33 @@ TEST(InvarianceTest, AnyNumberOfThreadsToALongRow) {
     EXPECT_EQ(gradient.results.loss.Bits() + gradient.results.logits_gradient.Bits() == bits, true);
     EXPECT_EQ(BitsInRuns(batch, gradient, 1, stream, 0) == bits, true);
   }
+}
+
+// A row's gradient does not depend on the rows beside it, not even in which NaN or which zero it is.
+TEST(InvarianceTest, AnyNeighbours) {
+  testing::ForEachSimdTarget([](const char* target) {
+    for (const int64_t num_classes : {2, 10, 200}) {
+      for (const double upstream : {1.0, -0.0, -1e-60, kInf}) {
+        std::mt19937_64 random(12);
+        Batch batch = testing::RandomBatch({.outer = {20}, .num_classes = num_classes, .class_weights = true}, random);
+        batch.spec.reduction = Reduction::kSum;
+        batch.spec.outputs = {Output::kLogitsGradient};
+        batch.upstream_gradient = OwnedTensor::Doubles({}, {upstream});
+        batch.class_weights.set(0, -1.5);
+        batch.logits.set(0, -std::nan(""));
+        const auto rows = [&] {  // all but the last
+          return testing::Evaluate(batch)->results.logits_gradient.Bits().substr(
+              0, static_cast<size_t>(19 * num_classes) * 4);
+        };
+        const std::string beside_ordinary = rows();
+        for (const double neighbour : {kInf, -std::nan(""), 1e38}) {
+          batch.logits.set(20 * num_classes - 1, neighbour);
+          EXPECT_EQ(rows() == beside_ordinary, true)
+              << target << ' ' << num_classes << ' ' << upstream << ' ' << neighbour;
+        }
+      }
+    }
+  });
 }
 
 TEST(InvarianceTest, AnyChunksInAnyOrder) {
@@ -340,7 +385,7 @@ TEST(InvarianceTest, AnyOutputs) {
     for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
       for (const Shape& inner : {Shape{}, Shape{7}, Shape{3, 11}}) {
         for (int64_t num_classes : {1, 2, 10, 33, 64, 65, 200}) {
-          for (int i = 0; i < 8; ++i) {
+          for (int i = 0; i < 14; ++i) {
             Batch batch = testing::RandomBatch({.type = type,
                                                 .outer = {29},
                                                 .num_classes = num_classes,
@@ -350,7 +395,11 @@ TEST(InvarianceTest, AnyOutputs) {
                                                random);
             if (i == 1) batch.class_weights.set(0, -0.0);
             if (i >= 4) SpoilRows(batch, num_classes, NumElements(inner));
-            if (i >= 6) batch.upstream_gradient = OwnedTensor::Doubles({}, {i == 6 ? 1e30 : 1e-30});
+            constexpr double kUpstream[] = {1e30, 1e-30, 0.0, -0.0, -1e-60, -kInf, kInf, -kInf};
+            if (i >= 6) batch.upstream_gradient = OwnedTensor::Doubles({}, {kUpstream[i - 6]});
+            if (i == 9 || i == 11 || i == 13) batch.spec.reduction = Reduction::kSum;
+            if (i == 13) batch.class_weights.set(num_classes / 2, kInf);
+            if (i == 11) batch.class_weights.set(num_classes / 2, -2);
             batch.spec.gradient_type = i % 3 == 2 ? DataType::kFloat32 : type;
             ExpectSameBitsWithMoreOutputs(batch, std::string(target) + ' ' + ToString(batch.logits.type().shape));
           }

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <random>
 
+#include "absl/strings/str_cat.h"
 #include "loss/loss.h"
 #include "tests/batch.h"
 
@@ -370,6 +372,36 @@ TEST(PlanTest, DefaultClassAxis) {
     const absl::StatusOr<Plan> plan = MakePlan(request.spec, request.inputs);
     ASSERT_TRUE(plan.ok()) << plan.status();
     EXPECT_EQ(plan->num_classes, classes);
+  }
+}
+
+// Many elements are weighed in shares, by several threads.
+TEST(WeighElementsTest, SharesAddUp) {
+  std::mt19937_64 random(21);
+  const int64_t count = 5 * kWeighedElements + 77;
+  Batch batch =
+      testing::RandomBatch({.outer = {count}, .num_classes = 3, .class_weights = true, .ignore_some = true}, random);
+  const testing::Outcome alone = testing::Evaluate(batch, 1).value(), together = testing::Evaluate(batch, 4).value();
+  EXPECT_EQ(alone.weights.weight_sum, together.weights.weight_sum);
+  EXPECT_EQ(alone.weights.ignored_count, together.weights.ignored_count);
+  long double weight_sum = 0;
+  int64_t ignored = 0;
+  for (int64_t row = 0; row < count; ++row) {
+    const int64_t target = batch.targets.integer(row);
+    ignored += target < 0;
+    if (target >= 0) weight_sum += batch.class_weights.at(target);
+  }
+  EXPECT_GT(ignored, 0);
+  EXPECT_EQ(together.weights.ignored_count, ignored);
+  EXPECT_NEAR(together.weights.weight_sum / static_cast<double>(weight_sum), 1, 1e-12);
+  // The first of the bad ones is named, whoever finds it.
+  batch.targets.set(4 * kWeighedElements + 5, 17);
+  batch.targets.set(kWeighedElements + 9, 3);
+  for (int threads : {1, 4}) {
+    const auto refused = testing::Evaluate(batch, threads);
+    EXPECT_EQ(refused.status().code(), kInvalid);
+    EXPECT_THAT(refused.status().message(),
+                HasSubstr(absl::StrCat("targets[", kWeighedElements + 9, "] = 3 is outside")));
   }
 }
 
