@@ -39,9 +39,7 @@ LossdCall::LossdCall(Pool& pool, const Problem& problem, int64_t simd_target)
 
 void LossdCall::EvaluateOnce(Executor& executor) {
   const Plan plan = ValueOrDie(MakePlan(problem_.spec, TypesOf(problem_.inputs)));
-  const auto parallel_for = [&](int64_t count, absl::FunctionRef<void(int64_t)> body) {
-    executor.ForEach(count, body);
-  };
+  const auto parallel_for = ParallelForOn(executor);
   const Weights weights = ValueOrDie(WeighElements(plan, problem_.inputs, parallel_for));
   executor.ForEach(plan.num_blocks, plan.run_blocks, [&](int64_t begin, int64_t end, int worker) {
     std::byte* const mine = scratch_.data() + worker * plan.scratch_bytes;

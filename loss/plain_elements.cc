@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "loss/decide.h"
 #include "loss/elementary.h"
 
 namespace lossd {
@@ -13,8 +14,7 @@ bool PlainElements::AreEnough(const Block& block) {
   const bool index = plan.target_kind == TargetKind::kClassIndices && !block.inputs.sample_weights;
   const bool scalar = block.inputs.upstream_gradient.type.shape.rank() == 0;
   const bool more = block.results.log_sum_exp || block.results.target_log_probability;
-  const bool modified = options.label_smoothing != 0 || options.z_loss != 0 || options.focal_gamma != 0 ||
-                        options.poly_epsilon != 0 || options.temperature != 1 || options.softcap != 0;
+  const bool modified = options.label_smoothing != 0 || options.z_loss != 0 || IsModified(options);
   const bool narrow = plan.num_classes <= std::numeric_limits<int32_t>::max();
   return index && scalar && !more && !modified && narrow;
 }

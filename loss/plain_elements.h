@@ -13,7 +13,7 @@ namespace lossd {
 
 class PlainElements {
  public:
-  // Whether a batch is plain, if it asks for no outputs of every class.
+  // Whether a batch is plain, if its logits are not modified and it asks for no outputs of every class.
   static bool AreEnough(const Block& block);
 
   explicit PlainElements(Block& block) : block_(block) {}

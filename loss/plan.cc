@@ -417,8 +417,9 @@ void PlanBlocks(Plan& plan) {
   plan.scratch_bytes = layout.total_bytes;
   // What is pending at the end of a run is written with nothing to read meanwhile; what comes first is not copied
   // ahead.
-  if (layout.pending || layout.copied)
+  if (layout.pending || layout.copied) {
     plan.run_blocks = std::max<int64_t>(kRunLogits / (plan.block_elements * plan.num_classes), 1);
+  }
 }
 
 }  // namespace
@@ -525,8 +526,10 @@ void WeighRows(const Plan& plan, const Inputs& inputs, Plan::Range range, Share&
     double weight = SampleWeight(inputs, element);
     ForEachTarget(plan, inputs, element, [&](int64_t position, int64_t target) {
       live = true;
-      if (target < 0 || target >= plan.num_classes) share.bad_target = position;
-      if (share.bad_target >= 0) return false;
+      if (target < 0 || target >= plan.num_classes) {
+        share.bad_target = position;
+        return false;
+      }
       if (plan.target_kind == TargetKind::kClassIndices) weight *= ClassWeight(inputs, target);
       return true;
     });

@@ -112,7 +112,7 @@ struct ScratchLayout {
   int64_t tile_elements = 1;  // rows evaluated together
   int64_t rows = kInPlace;    // of a tile by columns
   int64_t num_parts = 1;      // of a row, see kRowPart
-  int64_t columns_bytes = 0;  // of a copy of one; with an inner axis there is room for two
+  int64_t columns_bytes = 0;  // of a copy of one; there is room for two if `copied`
   int64_t columns, logits, targets, logits_gradient, targets_gradient, probabilities, log_probabilities, class_weights,
       points, kept, parts;
   int64_t ignored, sums, log_denominators, points_of_rows, gradients;  // of the rows of a tile

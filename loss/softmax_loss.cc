@@ -35,7 +35,7 @@ class SoftmaxLoss {
     if (plan_.target_kind == TargetKind::kProbabilities) background_.alpha = 1 - e;
     reads_every_row_ = results_.log_sum_exp || results_.predicted_class || results_.entropy || results_.probabilities ||
                        results_.log_probabilities;
-    plain_ = !layout_.whole_rows && PlainElements::AreEnough(block_);
+    plain_ = !layout_.modified && !layout_.whole_rows && PlainElements::AreEnough(block_);
   }
 
   void Run() {
@@ -265,15 +265,15 @@ class SoftmaxLoss {
     WriteColumns(range, columns);
   }
 
-  // Where the copy of a tile goes: with an inner axis, tiles take turns.
+  // Where the copy of a tile goes: tiles take turns where the next is copied meanwhile.
   T* ColumnsOf(int64_t turn) { return Part<T>(layout_.columns + turn * layout_.columns_bytes); }
 
   // Whether the tile that follows, in this block or the next, is as large as this one, and can be copied meanwhile.
   bool HasNext(int64_t first, const TileRange& range) const {
     const int64_t next = first + range.count, after = next + range.count;
     const bool whole = after <= block_.end || (next == block_.end && after <= run_end_);
-    return std::is_same_v<S, T> && range.stride > 1 && range.count == layout_.tile_elements &&
-           range.count % kColumnLanes == 0 && first % range.stride + 2 * range.count <= range.stride && whole;
+    return layout_.copied && range.count == layout_.tile_elements && range.count % kColumnLanes == 0 &&
+           first % range.stride + 2 * range.count <= range.stride && whole;
   }
 
   // Everything of a plain tile but what ReadColumns() and, where the answer is kColumns, WriteColumns() do.

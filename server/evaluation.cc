@@ -62,11 +62,6 @@ InputSet<bool> Others(const InputSet<bool>& tensors) {
   return others;
 }
 
-// A ParallelFor of loss.h.
-auto On(Executor& executor) {
-  return [&executor](int64_t count, absl::FunctionRef<void(int64_t)> body) { executor.ForEach(count, body); };
-}
-
 }  // namespace
 
 absl::Status Evaluation::Enter(std::optional<int64_t> declared_bytes) {
@@ -172,7 +167,7 @@ absl::StatusOr<MessageWriter> Evaluation::EvaluateOrThrow() {
   if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
   if (absl::Status status = Gather(Others(window_), request_); !status.ok())
     return Refuse(Refusal::kMemory, std::move(status));
-  absl::StatusOr<Weights> weights = WeighElements(plan_, request_.inputs, On(context_.executor));
+  absl::StatusOr<Weights> weights = WeighElements(plan_, request_.inputs, ParallelForOn(context_.executor));
   if (!weights.ok()) return weights.status();
 
   Answer answer;
@@ -217,7 +212,7 @@ absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& wei
   if (!scratch.ok()) return Refuse(Refusal::kMemory, scratch.status());
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan_.num_blocks));
   std::atomic<bool> skipped = false;
-  const auto parallel_for = On(context_.executor);
+  const auto parallel_for = ParallelForOn(context_.executor);
   context_.executor.ForEach(plan_.num_blocks, run_blocks_, [&](int64_t begin, int64_t end, int worker) {
     if (!rpc_.CheckAlive().ok()) skipped.store(true, std::memory_order_relaxed);
     if (skipped.load(std::memory_order_relaxed)) return;

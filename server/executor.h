@@ -32,13 +32,18 @@ class Executor {
   // exceptions is thrown here. A single index runs on the calling thread, and wakes nobody. REQUIRES: longest >= 1;
   // called from `work` of Submit(), or from a `body`.
   void ForEach(int64_t count, int64_t longest, absl::FunctionRef<void(int64_t begin, int64_t end, int worker)> body);
-  // The same with body(index): a ParallelFor of loss.h.
+  // The same with body(index).
   void ForEach(int64_t count, absl::FunctionRef<void(int64_t index)> body);
 
  private:
   struct Pool;
   std::unique_ptr<Pool> pool_;
 };
+
+// The executor as the ParallelFor of loss.h. It is referred to, and outlives what is returned.
+inline auto ParallelForOn(Executor& executor) {
+  return [&executor](int64_t count, absl::FunctionRef<void(int64_t)> body) { executor.ForEach(count, body); };
+}
 
 }  // namespace lossd
 
