@@ -78,8 +78,9 @@ class Contest {
     std::vector<PeerPlace> peers;
   };
 
-  size_t Add(TimedCalls run, bool openmp) {
-    contenders_.push_back({.run = std::move(run), .openmp = openmp});
+  // `process`: Contender's.
+  size_t Add(TimedCalls run, pid_t process = 0) {
+    contenders_.push_back({.run = std::move(run), .process = process});
     return contenders_.size() - 1;
   }
   void Check(const Case& what, double loss);
@@ -107,7 +108,7 @@ void Contest::AddLimit(Limit limit, const Problem& problem) {
   std::sort(loops.begin(), loops.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   loops.resize(std::min(loops.size(), kPlaces));
   for (auto& [seconds, loop] : loops) {
-    const size_t contender = Add(loop.run, /*openmp=*/false);
+    const size_t contender = Add(loop.run);
     limits_.push_back({limit, std::move(loop), contender});
   }
 }
@@ -118,7 +119,7 @@ void Contest::AddCase(const Case& what) {
   call.Run(1);
   const double loss = call.loss();
   Check(what, loss);
-  CasePlace place{what, Add([&call](int calls) { return call.Run(calls); }, /*openmp=*/false), {}};
+  CasePlace place{what, Add([&call](int calls) { return call.Run(calls); }), {}};
   AddPeers(place, loss);
   cases_.push_back(std::move(place));
 }
@@ -135,13 +136,13 @@ void Contest::Check(const Case& what, double loss) {
 
 void Contest::AddPeers(CasePlace& place, double loss) {
   const Case& what = place.what;
-  const auto add = [&](Peers peer, const char* name, TimedCalls run) {
-    if ((what.peers & peer) != 0 && run != nullptr) place.peers.push_back({name, Add(std::move(run), /*openmp=*/true)});
+  const auto add = [&](Peers peer, const char* name, TimedCalls run, pid_t process = 0) {
+    if ((what.peers & peer) != 0 && run != nullptr) place.peers.push_back({name, Add(std::move(run), process)});
   };
   add(kLibtorch, kPeerNames[0], LibtorchCalls(what.problem, /*keep_memory=*/false));
   add(kKeeping, kPeerNames[1], LibtorchCalls(what.problem, /*keep_memory=*/true));
   if (python_ != nullptr && (what.peers & kPython) != 0) {
-    add(kPython, kPeerNames[2], python_->Calls(what.problem));
+    add(kPython, kPeerNames[2], python_->Calls(what.problem), python_->process());
     CheckPeer(what, kPeerNames[2], python_->loss(), loss);
   }
   if ((what.peers & kOnednn) == 0) return;

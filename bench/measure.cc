@@ -1,5 +1,7 @@
 #include "bench/measure.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,13 +14,31 @@ namespace {
 
 constexpr double kSampleSeconds = 3e-4;  // the clock and the way to Python are far below
 constexpr double kLongSeconds = 0.03;
+constexpr double kWarmSeconds = 0.05;
 constexpr int kMostCalls = 10000;
 constexpr int kPasses = 2;
-// GCC's OpenMP spins 300,000 times before it sleeps: 7 ms where that was measured.
-constexpr std::chrono::milliseconds kOpenmpSpins(10);
-constexpr std::chrono::milliseconds kPoolSpins(1);
+// A process that takes no more of the CPU in a while rests.
+constexpr std::chrono::milliseconds kWhile(2);
+constexpr double kRestingSeconds = 2e-4;
+constexpr int kMostWhiles = 100;
 
-void Settle(const Contender& contender) { std::this_thread::sleep_for(contender.openmp ? kOpenmpSpins : kPoolSpins); }
+double CpuSeconds(clockid_t clock) {
+  timespec time{};
+  clock_gettime(clock, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+void Settle(const Contender& contender) {
+  clockid_t clock = CLOCK_PROCESS_CPUTIME_ID;
+  if (contender.process != 0) clock_getcpuclockid(contender.process, &clock);
+  double before = CpuSeconds(clock);
+  for (int i = 0; i < kMostWhiles; ++i) {
+    std::this_thread::sleep_for(kWhile);
+    const double after = CpuSeconds(clock);
+    if (after - before < kRestingSeconds) return;
+    before = after;
+  }
+}
 
 void Learn(Contender& contender) {
   contender.run(1);
@@ -29,7 +49,8 @@ void Learn(Contender& contender) {
 }
 
 void TakeTurn(Contender& contender) {
-  if (contender.passes > 1) contender.run(contender.calls);
+  const double start = Now();
+  while (contender.passes > 1 && Now() - start < kWarmSeconds) contender.run(contender.calls);
   for (int pass = 0; pass < contender.passes; ++pass) {
     contender.samples.push_back(contender.run(contender.calls) / contender.calls);
   }

@@ -31,7 +31,7 @@ PythonPeer::PythonPeer(const std::string& script, int threads) {
   posix_spawn_file_actions_adddup2(&actions, up[1], STDOUT_FILENO);
   std::string python = kPython, path = script, count = absl::StrCat(threads);
   char* const arguments[] = {python.data(), path.data(), count.data(), nullptr};
-  const int error = posix_spawn(&pid_, kPython, &actions, nullptr, arguments, environ);
+  const int error = posix_spawn(&process_, kPython, &actions, nullptr, arguments, environ);
   posix_spawn_file_actions_destroy(&actions);
   close(down[0]);
   close(up[1]);
@@ -44,7 +44,7 @@ PythonPeer::PythonPeer(const std::string& script, int threads) {
 PythonPeer::~PythonPeer() {
   std::fclose(to_);  // it reads the end of its input, and leaves
   std::fclose(from_);
-  waitpid(pid_, nullptr, 0);
+  waitpid(process_, nullptr, 0);
 }
 
 std::string PythonPeer::Ask(const std::string& line) {

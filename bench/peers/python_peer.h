@@ -3,6 +3,8 @@
 #ifndef LOSSD_BENCH_PEERS_PYTHON_PEER_H_
 #define LOSSD_BENCH_PEERS_PYTHON_PEER_H_
 
+#include <sys/types.h>
+
 #include <cstdio>
 #include <map>
 #include <string>
@@ -24,6 +26,8 @@ class PythonPeer {
   // The loss of the problem of the last Calls().
   double loss() const { return loss_; }
 
+  pid_t process() const { return process_; }
+
   // Lets go of all tensors: those of the next group may have the same addresses.
   void Forget();
 
@@ -31,7 +35,7 @@ class PythonPeer {
   std::string Ask(const std::string& line);  // one line there, one line back
   std::string IdOf(const TensorView& tensor);
 
-  int pid_ = 0;
+  pid_t process_ = 0;
   std::FILE* to_ = nullptr;
   std::FILE* from_ = nullptr;
   double loss_ = 0;
