@@ -25,10 +25,13 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // How far ahead of the scan for a maximum memory is fetched, into the L2 cache: beside the blocks that are worked on L1
-// has no room for as much as hides the latency of memory.
-inline constexpr size_t kAheadBytes = 8192;
-inline constexpr size_t kUnroll = 4;  // independent accumulators hide the latency of addition
-inline constexpr size_t kTerms = 32;  // of one sum in the type computed in
+// has no room for as much as hides the latency of memory. A window of memory of as many bytes is fetched as a few
+// streams, a line of each in turn: a processor fetches ahead on its own in each page that it sees read in order, and
+// gets further in several at once.
+inline constexpr size_t kAheadBytes = 16384;
+inline constexpr size_t kAheadStreams = 4;  // at most
+inline constexpr size_t kUnroll = 4;        // independent accumulators hide the latency of addition
+inline constexpr size_t kTerms = 32;        // of one sum in the type computed in
 inline constexpr size_t kCacheLine = 64;
 
 template <typename T>
@@ -59,7 +62,7 @@ class MaxScan {
   HWY_INLINE void Step() {
     const size_t lanes = hn::Lanes(d_);
     if (HWY_UNLIKELY(next_ + kUnroll * lanes > size_)) return;
-    FetchAhead(kUnroll * hn::MaxLanes(d_));
+    FetchAhead();
     for (size_t k = 0; k < kUnroll; ++k) Raise(Load(next_ + k * lanes));
     EndStep();
   }
@@ -68,7 +71,7 @@ class MaxScan {
   HWY_INLINE BlockMax<T> Finish() {
     const size_t lanes = hn::Lanes(d_);
     while (next_ + kUnroll * lanes <= size_) Step();
-    FetchAhead(size_ - next_);
+    if (next_ < size_) FetchAhead();
     size_t i = next_;
     for (; i + lanes <= size_; i += lanes) Raise(Load(i));
     if (i < size_) {
@@ -87,10 +90,16 @@ class MaxScan {
   }
 
  private:
-  // Asks for what is as far ahead of the next n elements.
-  HWY_INLINE void FetchAhead(size_t n) const {
-    for (size_t byte = 0; byte < n * sizeof(S); byte += kCacheLine) {
-      FetchToL2(reinterpret_cast<const char*>(x_ + next_) + kAheadBytes + byte);
+  // Asks for as much as a step reads.
+  HWY_INLINE void FetchAhead() const {
+    constexpr uintptr_t kStep = std::max(kUnroll * hn::MaxLanes(D()) * sizeof(S), kCacheLine);
+    constexpr uintptr_t kStreams = std::min(kAheadStreams, kStep / kCacheLine);
+    const uintptr_t ahead = reinterpret_cast<uintptr_t>(x_ + next_) + kAheadBytes, window = ahead / kAheadBytes;
+    const uintptr_t first = window * kAheadBytes + ahead % kAheadBytes / kStep * (kStep / kStreams);
+    for (uintptr_t line = first; line < first + kStep / kStreams; line += kCacheLine) {
+      for (uintptr_t stream = 0; stream < kStreams; ++stream) {
+        FetchToL2(reinterpret_cast<const void*>(line + stream * (kAheadBytes / kStreams)));
+      }
     }
   }
 
