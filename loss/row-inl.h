@@ -131,26 +131,27 @@ HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& 
 // dx_j = p e_j - t_scale t_j for [first, first + size); exp_at(load) makes e_j.
 template <class D, typename T, class ExpAt, typename G>
 HWY_INLINE void WriteEntries(D d, size_t first, size_t size, double p, const ExpAt& exp_at, const Gradient<T>& gradient,
-                             G* dx) {
+                             G* dx, SharedLine* shared) {
   const Background<T> b = gradient.background.From(static_cast<int64_t>(first));
   const auto scale = hn::Set(d, static_cast<T>(p)), s = hn::Set(d, static_cast<T>(BackgroundCoefficient(gradient)));
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     const auto entry = [&](const auto& load) HWY_ATTR {
       return GradientEntry<decltype(kind)::value>(d, scale, exp_at(load), s, b, load);
     };
-    MapRow(d, size, entry, {gradient.points, gradient.stream, first}, dx + first);
+    MapRow(d, size, entry, {gradient.points, gradient.stream, first, shared}, dx + first);
   });
 }
 
 template <typename S, typename G>
-HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
+                              SharedLine* shared) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   const T max = static_cast<T>(gradient.max);
   const auto origin = OriginOf(d, hn::Set(d, max));
   const auto exp_at = [&](const auto& load)
                           HWY_ATTR { return ScaledExp(d, hn::Sub(load(x + first), origin.offset), origin); };
-  WriteEntries(d, first, size, gradient.p_scale * FactorOf(d, max, origin), exp_at, gradient, dx);
+  WriteEntries(d, first, size, gradient.p_scale * FactorOf(d, max, origin), exp_at, gradient, dx, shared);
 }
 
 // exp(a - b), where the rounding of the difference is made good: Knuth's TwoSum. b is finite, a is not larger.
@@ -190,38 +191,45 @@ bool IsFromKept(const Gradient<T>& gradient) {
 // the block; a block that is too far below the row's for that is written at once, and the answer is false.
 template <BackgroundKind kKind, typename S, typename G, class Function>
 HWY_INLINE bool WithKeptWriter(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
-                               const Function& function) {
+                               SharedLine* shared, const Function& function) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   using Entry = KeptEntry<kKind, decltype(d)>;
   const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
   const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
-  if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx), false;
+  if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx, shared), false;
   const Entry entry{d, static_cast<T>(p * scale.factor), static_cast<T>(BackgroundCoefficient(gradient)),
                     gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
-  function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first}, dx + first));
+  function(
+      RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first, shared}, dx + first));
   return true;
 }
 
 template <typename S, typename G>
-HWY_INLINE void ScatterKept(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+HWY_INLINE void ScatterKept(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
+                            SharedLine* shared) {
   constexpr size_t kSize = kBlock<ComputeType<S>>;
   WithKind(KindOf(gradient.background), [&](auto kind) HWY_ATTR {
     for (size_t i = 0; i < size; i += kSize) {
-      WithKeptWriter<decltype(kind)::value>(x, first + i, std::min(kSize, size - i), gradient, dx,
+      WithKeptWriter<decltype(kind)::value>(x, first + i, std::min(kSize, size - i), gradient, dx, shared,
                                             [](auto writer) HWY_ATTR { writer.Finish(); });
     }
   });
 }
 
 template <typename S, typename G>
-void ScatterRow(const S* x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+void ScatterRowBeside(const S* x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
+                      SharedLine* shared) {
   const size_t begin = static_cast<size_t>(first), count = static_cast<size_t>(size);
-  if (IsFromKept(gradient)) return ScatterKept(x, begin, count, gradient, dx);
+  if (IsFromKept(gradient)) return ScatterKept(x, begin, count, gradient, dx, shared);
   if (gradient.p_scale == 0 && gradient.t_scale == 0) return std::fill_n(dx + first, size, G{}), void();
   if (std::isnan(gradient.p_scale)) return std::fill_n(dx + first, size, FromDouble<G>(gradient.p_scale)), void();
   if (!FitsIn(gradient)) return ScatterInDouble(x, 1, first, size, gradient, dx);
-  ScatterFrom(x, begin, count, gradient, dx);
+  ScatterFrom(x, begin, count, gradient, dx, shared);
+}
+template <typename S, typename G>
+void ScatterRow(const S* x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+  ScatterRowBeside(x, first, size, gradient, dx, nullptr);
 }
 
 // Where in rows [count, num_classes] a block begins.
@@ -253,7 +261,8 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   };
   for (size_t row = 0; row < static_cast<size_t>(pending.count); ++row) {
     if (row < count && live(row) == row && is_written_meanwhile(row)) continue;
-    ScatterRow(pending.x + row * size, 0, rows.num_classes, pending.gradients[row], pending.dx + row * size);
+    ScatterRowBeside(pending.x + row * size, 0, rows.num_classes, pending.gradients[row], pending.dx + row * size,
+                     pending.shared);
   }
   BlockPlace at{live(0), 0};
   size_t turn = 0;
@@ -274,7 +283,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
     };
     if (!is_written_meanwhile(at.row) ||
         !WithKeptWriter<kKind>(pending.x + at.row * size, at.first, block.size, pending.gradients[at.row],
-                               pending.dx + at.row * size, reduce)) {
+                               pending.dx + at.row * size, pending.shared, reduce)) {
       reduce(NoWriter());
     }
     if (after.row != at.row) row.others = WithoutDust<T>(row.others, rows.num_classes);

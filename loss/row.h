@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
 #include <type_traits>
@@ -146,6 +147,30 @@ struct RowRange {
   }
 };
 
+// The cache line that one row ends in and the next begins in, of rows that are streamed. To write a part of a line
+// costs the wait for the rest of it, which a processor may fetch together with neighbours that are just being streamed;
+// so it is kept until it is whole.
+struct SharedLine {
+  alignas(64) std::byte bytes[64];
+  std::byte* line = nullptr;  // where it belongs
+  size_t size = 0;            // of `bytes`, so many are there
+
+  bool EndsAt(const void* place) const { return size != 0 && line + size == place; }
+
+  // Of the line at `place` so many bytes come next: returns where to write them.
+  std::byte* Begin(void* place, size_t num_bytes) {
+    Flush();
+    line = static_cast<std::byte*>(place);
+    size = num_bytes;
+    return bytes;
+  }
+  // Writes what is there.
+  void Flush() {
+    if (size != 0) std::memcpy(line, bytes, size);
+    size = 0;
+  }
+};
+
 // Rows that have been reduced, and whose gradient dx [count, num_classes] is to be written while the next ones are
 // reduced: reading waits for memory, writing for room in its queues, and the two need little of each other.
 template <typename S>
@@ -154,6 +179,7 @@ struct PendingRows {
   const Gradient<ComputeType<S>>* gradients = nullptr;  // [count], of backgrounds of the same kind as the next rows'
   S* dx = nullptr;                                      // may be x
   int64_t count = 0;
+  SharedLine* shared = nullptr;  // of the rows before and after, if there are such; the caller flushes it at the end
 };
 
 // The kernels for rows stored as S, of the best SIMD target.

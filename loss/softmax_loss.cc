@@ -118,7 +118,7 @@ class SoftmaxLoss {
       gradients_[row].kept = rows.Kept(row);
     }
     if (layout_.pending) {
-      pending_ = {x, gradients_, static_cast<S*>(results_.logits_gradient.data) + range.base, range.count};
+      pending_ = {x, gradients_, static_cast<S*>(results_.logits_gradient.data) + range.base, range.count, &shared_};
       return;  // written while the next tile is read
     }
     WriteGradientRows(range, x);
@@ -156,10 +156,9 @@ class SoftmaxLoss {
   }
 
   void WritePending() {
-    for (int64_t row = 0; row < pending_.count; ++row) {
-      const int64_t offset = row * plan_.num_classes;
-      kernels_.scatter(pending_.x + offset, 0, plan_.num_classes, pending_.gradients[row], pending_.dx + offset);
-    }
+    if (pending_.count == 0) return;
+    kernels_.reduce({nullptr, plan_.num_classes, 0}, background_, std::exchange(pending_, {}), sums_);
+    shared_.Flush();
   }
 
   void WriteGradientRows(const TileRange& range, const S* x) {
@@ -572,6 +571,7 @@ class SoftmaxLoss {
   bool plain_ = false;
   PlainElements elements_{block_};
   PendingRows<S> pending_;
+  SharedLine shared_;
   const int64_t run_end_ = plan_.ElementsOf(block_.blocks.end - 1).end;
   int64_t copied_ = -1;  // the first element of the tile that was copied while the one before was computed
   int64_t turn_ = 0;     // whose copy goes where

@@ -26,7 +26,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 struct Writing {
   std::span<const Point> points;  // these entries are their values
   bool stream = false;
-  size_t first = 0;  // the place in the row of what is written first
+  size_t first = 0;              // the place in the row of what is written first
+  SharedLine* shared = nullptr;  // with what is written before and after; null: nobody else's
 };
 
 // A map that says so makes no NaN: some types are quicker narrowed then.
@@ -55,18 +56,13 @@ class RowWriter {
     point_ =
         std::partition_point(point_, end_, [this](const Point& p) { return static_cast<size_t>(p.target) < first_; });
     FindPlace();
-    if (!stream_) return;
-    const size_t bytes = hn::Lanes(d_) * sizeof(G);
-    // The line that two rows share is no stream; by the time it is written it should be there.
-    if (reinterpret_cast<uintptr_t>(out_ + size_) % bytes != 0) hwy::Prefetch(out_ + size_);
-    AlignTo(bytes);
-    if constexpr (kPairs) AlignTo(2 * bytes);  // one vector more, which is streamed: it has to be aligned itself
+    if (stream_) BeginStream(writing.shared);
   }
 
   // A step, or what is left of one. After n steps at least n times kSteps vectors have been read, and written.
   HWY_INLINE void Step() {
     const size_t lanes = hn::Lanes(d_), step = kSteps * lanes;
-    if (HWY_UNLIKELY(next_ + step > size_ || place_ - next_ < step)) {
+    if (HWY_UNLIKELY(next_ + step > end_of_lines_ || place_ - next_ < step)) {
       return MoveTo(After(*this, std::min(next_ + step, size_)));
     }
     V v[kSteps];
@@ -86,14 +82,26 @@ class RowWriter {
 
  private:
   static constexpr size_t kSteps = 4;
+  static constexpr size_t kLine = sizeof(SharedLine::bytes);
   static constexpr bool kCanStream = hn::MaxLanes(D()) * sizeof(G) >= 16;
   static constexpr bool kPairs = kNarrowsPairs<D, G>;
 
-  // Writes what is before the next multiple of `bytes`.
-  HWY_INLINE void AlignTo(size_t bytes) {
-    const size_t head = (bytes - reinterpret_cast<uintptr_t>(out_ + next_) % bytes) % bytes / sizeof(G);
-    if (head != 0) MoveTo(After(*this, std::min(next_ + head, size_)));
+  // Of a stream whole cache lines are written. What lies before the first, and after the last, is not the row's alone:
+  // it is put together with the neighbours', or else written as anything is.
+  HWY_INLINE void BeginStream(SharedLine* shared) {
+    const size_t before = (kLine - PlaceInLine(out_)) % kLine / sizeof(G),
+                 after = PlaceInLine(out_ + size_) / sizeof(G);
+    if (before >= size_) {
+      stream_ = false;
+      return;
+    }
+    shared_ = shared;
+    end_of_lines_ = size_ - after;
+    if (shared_ == nullptr && after != 0) hwy::Prefetch(out_ + size_);
+    if (before != 0) MoveTo(AfterHead(*this, before));
   }
+
+  static HWY_INLINE size_t PlaceInLine(const G* p) { return reinterpret_cast<uintptr_t>(p) % kLine; }
 
   HWY_INLINE V At(size_t i) const {
     return map_([&](const auto* row) HWY_ATTR { return LoadLanes(d_, row + i); });
@@ -126,8 +134,25 @@ class RowWriter {
   // registers.
   static HWY_NOINLINE Position After(RowWriter writer, size_t end) {
     const size_t lanes = hn::Lanes(writer.d_);
-    for (; writer.next_ + lanes <= end; writer.next_ += lanes) writer.WriteVector();
-    writer.WritePart(end - writer.next_);
+    if (!writer.stream_) {
+      writer.WriteTo(writer.out_ + writer.next_, end);
+      return writer.position();
+    }
+    for (; writer.next_ + lanes <= std::min(end, writer.end_of_lines_); writer.next_ += lanes) {
+      writer.Stream(writer.WithPoints(writer.At(writer.next_), writer.next_, lanes), writer.out_ + writer.next_);
+    }
+    if (end > writer.end_of_lines_) writer.WriteLast();
+    return writer.position();
+  }
+  static HWY_NOINLINE Position AfterHead(RowWriter writer, size_t end) {
+    const bool shared = writer.shared_ != nullptr && writer.shared_->EndsAt(writer.out_);
+    if (shared) {
+      SharedLine& line = *writer.shared_;
+      writer.WriteTo(reinterpret_cast<G*>(line.bytes + line.size), end);
+      line.size = kLine;  // streamed later: to read at once what was just stored would wait for all stores before
+    } else {
+      writer.WriteTo(writer.out_, end);
+    }
     return writer.position();
   }
   static HWY_NOINLINE Position AfterAll(RowWriter writer) {
@@ -142,21 +167,32 @@ class RowWriter {
     place_ = position.place;
   }
 
-  HWY_INLINE void WriteVector() {
-    const V v = WithPoints(At(next_), next_, hn::Lanes(d_));
-    if (stream_) {
-      Stream(v, out_ + next_);
-    } else {
-      StoreLanes(v, d_, out_ + next_);
+  // Ordinary stores of what comes next, up to `end`, to `to`.
+  HWY_INLINE void WriteTo(G* to, size_t end) {
+    const size_t lanes = hn::Lanes(d_);
+    for (; next_ + lanes <= end; next_ += lanes, to += lanes) {
+      StoreLanes(WithPoints(At(next_), next_, lanes), d_, to);
     }
+    if (next_ == end) return;
+    const size_t n = end - next_;
+    const V v = map_([&](const auto* row) HWY_ATTR { return LoadTail(d_, row + next_, n); });
+    StoreTail(WithPoints(v, next_, n), d_, to, n);
+    next_ = end;
   }
 
-  // n < lanes.
-  HWY_INLINE void WritePart(size_t n) {
-    if (n == 0) return;
-    const V v = map_([&](const auto* row) HWY_ATTR { return LoadTail(d_, row + next_, n); });
-    StoreTail(WithPoints(v, next_, n), d_, out_ + next_, n);
-    next_ += n;
+  HWY_INLINE void StreamWhole(SharedLine& line) const {
+    const auto* const from = reinterpret_cast<const T*>(line.bytes);
+    auto* const to = reinterpret_cast<T*>(line.line);
+    for (size_t i = 0; i < kLine / sizeof(T); i += hn::Lanes(d_)) hn::Stream(hn::Load(d_, from + i), d_, to + i);
+    line.size = 0;
+  }
+
+  // What is after the last whole line.
+  HWY_INLINE void WriteLast() {
+    G* const last = out_ + end_of_lines_;
+    const size_t bytes = (size_ - end_of_lines_) * sizeof(G);
+    if (shared_ != nullptr && shared_->size == kLine) StreamWhole(*shared_);
+    WriteTo(shared_ == nullptr ? last : reinterpret_cast<G*>(shared_->Begin(last, bytes)), size_);
   }
 
   // v, which are the n entries from i on, with the points among them.
@@ -178,6 +214,8 @@ class RowWriter {
   Map map_;
   G* out_;
   size_t size_, first_, next_ = 0;
+  size_t end_of_lines_ = size_;  // of what is streamed
+  SharedLine* shared_ = nullptr;
   const Point* point_;
   const Point* end_;
   size_t place_;  // of the point that comes next

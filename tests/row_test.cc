@@ -131,6 +131,77 @@ TEST(RowTest, StreamedGradientEqualsStored) {
   ExpectStreamedEqualsStored<Bfloat16>();
 }
 
+// The gradients dx [9, size] of rows x, which may be the same, tile by tile, as a call writes them. Row 4 counts
+// nowhere, row 5 was not kept, row 7 is NaN.
+template <typename S>
+void WriteTiles(const S* x, int64_t size, bool stream, S* dx) {
+  using T = ComputeType<S>;
+  constexpr int64_t kTile = 3;
+  const RowKernels<S> kernels = RowKernelsOf<S>();
+  std::vector<std::byte> room(static_cast<size_t>(kTile * RowRange<S>::KeptBytes(size) + 64));
+  std::byte* const kept = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64) % 64;
+  RowSums sums[kTile];
+  Gradient<T> gradients[kTile];
+  Point points[kTile];
+  PendingRows<S> pending;
+  SharedLine shared;
+  for (int64_t tile = 0; tile < 9; tile += kTile) {
+    const RowRange<S> rows{x + tile * size, size, kTile, nullptr, kept};
+    kernels.reduce(rows, {}, std::exchange(pending, {}), sums);
+    for (int64_t i = 0; i < kTile; ++i) {
+      const int64_t row = tile + i;
+      points[i] = {(row * 7) % size, 0.25};
+      Gradient<T>& g = gradients[i] = {.max = sums[i].max, .p_scale = 0.125, .points = {&points[i], 1}};
+      g.kept = row == 5 ? KeptRow<T>() : rows.Kept(i);
+      g.stream = stream;
+      if (row == 4) g.p_scale = 0, g.points = {};
+      if (row == 7) g.p_scale = std::numeric_limits<double>::quiet_NaN();
+    }
+    pending = {rows.x, gradients, dx + tile * size, kTile, &shared};
+  }
+  kernels.reduce({nullptr, size, 0}, {}, pending, nullptr);
+  shared.Flush();
+  FlushStreams();
+}
+
+template <typename S>
+void ExpectStreamedRowsEqualStored() {
+  testing::ForEachSimdTarget([](const char* target) {
+    std::mt19937 random(5);
+    std::normal_distribution<double> normal(0, 3);
+    for (const int64_t size : {1, 5, 31, 33, 100, 101, 129, 1000, 2049, 4100}) {
+      const size_t count = static_cast<size_t>(9 * size);
+      std::vector<S> x(count);
+      for (S& value : x) value = FromDouble<S>(normal(random));
+      for (const size_t begin : {0, 1, 3, 8, 31}) {
+        SCOPED_TRACE(::testing::Message() << target << ": rows of " << size << " from " << begin);
+        std::vector<S> buffers[3];
+        S* starts[3];
+        for (int i = 0; i < 3; ++i) {
+          const size_t line = 64 / sizeof(S);
+          buffers[i].assign(count + line + 64, FromDouble<S>(-77));
+          S* const aligned = buffers[i].data() + line - reinterpret_cast<uintptr_t>(buffers[i].data()) % 64 / sizeof(S);
+          starts[i] = aligned + begin;
+        }
+        std::copy(x.begin(), x.end(), starts[2]);
+        WriteTiles<S>(x.data(), size, false, starts[0]);
+        WriteTiles<S>(x.data(), size, true, starts[1]);
+        WriteTiles<S>(starts[2], size, true, starts[2]);
+        for (int i : {1, 2}) {
+          ASSERT_EQ(std::memcmp(starts[i] - begin, starts[0] - begin, (count + begin + 32) * sizeof(S)), 0) << i;
+        }
+      }
+    }
+  });
+}
+
+TEST(RowTest, StreamedRowsShareLines) {
+  ExpectStreamedRowsEqualStored<float>();
+  ExpectStreamedRowsEqualStored<double>();
+  ExpectStreamedRowsEqualStored<Float16>();
+  ExpectStreamedRowsEqualStored<Bfloat16>();
+}
+
 // Every entry goes to its place, and nothing else is written.
 template <typename T>
 void ExpectRowsBecomeColumnsAndBack() {
