@@ -24,7 +24,7 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// How far ahead of the scan for a maximum memory is fetched, into the L2 cache: beside the blocks that are worked on L1
+// How far ahead of what is read memory is fetched, into the L2 cache: beside the blocks that are worked on L1
 // has no room for as much as hides the latency of memory. A window of memory of as many bytes is fetched as a few
 // streams, a line of each in turn: a processor fetches ahead on its own in each page that it sees read in order, and
 // gets further in several at once.
@@ -33,6 +33,19 @@ inline constexpr size_t kAheadStreams = 4;  // at most
 inline constexpr size_t kUnroll = 4;        // independent accumulators hide the latency of addition
 inline constexpr size_t kTerms = 32;        // of one sum in the type computed in
 inline constexpr size_t kCacheLine = 64;
+
+// Asks for as much as a step of kStep bytes, a power of 2, reads at `next`.
+template <size_t kStep>
+HWY_INLINE void FetchAhead(const void* next) {
+  constexpr uintptr_t kBytes = std::max(kStep, kCacheLine), kStreams = std::min(kAheadStreams, kBytes / kCacheLine);
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(next) + kAheadBytes, window = ahead / kAheadBytes;
+  const uintptr_t first = window * kAheadBytes + ahead % kAheadBytes / kBytes * (kBytes / kStreams);
+  for (uintptr_t line = first; line < first + kBytes / kStreams; line += kCacheLine) {
+    for (uintptr_t stream = 0; stream < kStreams; ++stream) {
+      FetchToL2(reinterpret_cast<const void*>(line + stream * (kAheadBytes / kStreams)));
+    }
+  }
+}
 
 template <typename T>
 inline constexpr size_t kBlock = static_cast<size_t>(kRowBlock<T>);
@@ -53,6 +66,7 @@ class MaxScan {
 
  public:
   static constexpr size_t kMaxima = kBlock<T> / kUnroll;
+  static constexpr size_t kStepBytes = kUnroll * hn::MaxLanes(D()) * sizeof(S);
 
   // The block is x [size], left in `copy` as T where it is stored as something else. `maxima` [kMaxima]: room, aligned.
   HWY_INLINE MaxScan(D d, const S* x, size_t size, T* copy, T* maxima)
@@ -62,7 +76,7 @@ class MaxScan {
   HWY_INLINE void Step() {
     const size_t lanes = hn::Lanes(d_);
     if (HWY_UNLIKELY(next_ + kUnroll * lanes > size_)) return;
-    FetchAhead();
+    FetchAhead<kStepBytes>(x_ + next_);
     for (size_t k = 0; k < kUnroll; ++k) Raise(Load(next_ + k * lanes));
     EndStep();
   }
@@ -71,7 +85,7 @@ class MaxScan {
   HWY_INLINE BlockMax<T> Finish() {
     const size_t lanes = hn::Lanes(d_);
     while (next_ + kUnroll * lanes <= size_) Step();
-    if (next_ < size_) FetchAhead();
+    if (next_ < size_) FetchAhead<kStepBytes>(x_ + next_);
     size_t i = next_;
     for (; i + lanes <= size_; i += lanes) Raise(Load(i));
     if (i < size_) {
@@ -90,19 +104,6 @@ class MaxScan {
   }
 
  private:
-  // Asks for as much as a step reads.
-  HWY_INLINE void FetchAhead() const {
-    constexpr uintptr_t kStep = std::max(kUnroll * hn::MaxLanes(D()) * sizeof(S), kCacheLine);
-    constexpr uintptr_t kStreams = std::min(kAheadStreams, kStep / kCacheLine);
-    const uintptr_t ahead = reinterpret_cast<uintptr_t>(x_ + next_) + kAheadBytes, window = ahead / kAheadBytes;
-    const uintptr_t first = window * kAheadBytes + ahead % kAheadBytes / kStep * (kStep / kStreams);
-    for (uintptr_t line = first; line < first + kStep / kStreams; line += kCacheLine) {
-      for (uintptr_t stream = 0; stream < kStreams; ++stream) {
-        FetchToL2(reinterpret_cast<const void*>(line + stream * (kAheadBytes / kStreams)));
-      }
-    }
-  }
-
   HWY_INLINE V Load(size_t i) {
     const V v = LoadLanes(d_, x_ + i);
     if constexpr (!std::is_same_v<S, T>) hn::Store(v, d_, copy_ + i);

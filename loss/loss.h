@@ -175,7 +175,7 @@ struct BlockSummary {
 
 // A row of more classes is evaluated in parts of so many, whose sums are folded in their order: by one thread or by
 // many, with the same bits.
-inline constexpr int64_t kRowPart = int64_t{1} << 17;
+inline constexpr int64_t kRowPart = int64_t{1} << 18;
 
 // Evaluates the elements of these blocks into `results` (loss only with Reduction::kNone), and summaries[b] for each.
 // `parallel_for` may share a row of more than kRowPart classes among threads; the bits are the same. Nothing is thrown

@@ -129,16 +129,23 @@ HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& 
 }
 
 // dx_j = p e_j - t_scale t_j for [first, first + size); exp_at(load) makes e_j.
-template <class D, typename T, class ExpAt, typename G>
-HWY_INLINE void WriteEntries(D d, size_t first, size_t size, double p, const ExpAt& exp_at, const Gradient<T>& gradient,
-                             G* dx, SharedLine* shared) {
+template <class D, typename S, typename T, class ExpAt, typename G>
+HWY_INLINE void WriteEntries(D d, const S* x, size_t first, size_t size, double p, const ExpAt& exp_at,
+                             const Gradient<T>& gradient, G* dx, SharedLine* shared) {
+  constexpr size_t kStep = 4 * hn::MaxLanes(D());
   const Background<T> b = gradient.background.From(static_cast<int64_t>(first));
   const auto scale = hn::Set(d, static_cast<T>(p)), s = hn::Set(d, static_cast<T>(BackgroundCoefficient(gradient)));
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     const auto entry = [&](const auto& load) HWY_ATTR {
       return GradientEntry<decltype(kind)::value>(d, scale, exp_at(load), s, b, load);
     };
-    MapRow(d, size, entry, {gradient.points, gradient.stream, first, shared}, dx + first);
+    const Writing writing{gradient.points, gradient.stream, first, shared};
+    RowWriter<D, decltype(entry), G> writer(d, size, entry, writing, dx + first);
+    for (size_t i = 0; i + kStep <= size; i += kStep) {
+      FetchAhead<kStep * sizeof(S)>(x + first + i);
+      writer.Step();
+    }
+    writer.Finish();
   });
 }
 
@@ -151,7 +158,7 @@ HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradi
   const auto origin = OriginOf(d, hn::Set(d, max));
   const auto exp_at = [&](const auto& load)
                           HWY_ATTR { return ScaledExp(d, hn::Sub(load(x + first), origin.offset), origin); };
-  WriteEntries(d, first, size, gradient.p_scale * FactorOf(d, max, origin), exp_at, gradient, dx, shared);
+  WriteEntries(d, x, first, size, gradient.p_scale * FactorOf(d, max, origin), exp_at, gradient, dx, shared);
 }
 
 // exp(a - b), where the rounding of the difference is made good: Knuth's TwoSum. b is finite, a is not larger.

@@ -29,7 +29,7 @@ struct ScratchLayout {
   static constexpr int64_t kMinColumns = 64;        // in a tile: whole cache lines, and a few vectors
   static constexpr int64_t kGatheredElements = 16;  // of what a cache line brings, all is used
   static constexpr int64_t kMaxPointBytes = 1 << 18;
-  static constexpr int64_t kMaxKeptBytes = 1 << 19;  // of a row's exponentials: half of many an L2 cache
+  static constexpr int64_t kMaxKeptBytes = 1 << 20;  // of a row's exponentials: about an L2 cache
   static_assert(kMaxKeptBytes / static_cast<int64_t>(sizeof(float)) <= kRowPart, "nothing is kept of a row in parts");
   static constexpr int64_t kMaxShortRow = 128;  // classes; a longer row fills its vectors well
 
