@@ -24,10 +24,10 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// How far ahead of what is read memory is fetched, into the L2 cache: beside the blocks that are worked on L1
-// has no room for as much as hides the latency of memory. A window of memory of as many bytes is fetched as a few
-// streams, a line of each in turn: a processor fetches ahead on its own in each page that it sees read in order, and
-// gets further in several at once.
+// Memory is fetched ahead of what is read, into the L2 cache: beside the blocks that are worked on L1 has no room for
+// as much as hides the latency of memory. While a window of memory of so many bytes is read the next one is fetched, as
+// streams of which each gets a line in turn: a processor fetches ahead on its own in each page that it sees read in
+// order, and gets further in several at once. A step that reads fewer lines than that feeds fewer streams.
 inline constexpr size_t kAheadBytes = 16384;
 inline constexpr size_t kAheadStreams = 4;  // at most
 inline constexpr size_t kUnroll = 4;        // independent accumulators hide the latency of addition

@@ -141,9 +141,9 @@ HWY_INLINE void WriteEntries(D d, const S* x, size_t first, size_t size, double 
     };
     const Writing writing{gradient.points, gradient.stream, first, shared};
     RowWriter<D, decltype(entry), G> writer(d, size, entry, writing, dx + first);
-    for (size_t i = 0; i + kStep <= size; i += kStep) {
+    for (size_t i = 0; i < size; i += kStep) {
       FetchAhead<kStep * sizeof(S)>(x + first + i);
-      writer.Step();
+      if (i + kStep <= size) writer.Step();
     }
     writer.Finish();
   });

@@ -175,9 +175,10 @@ struct SharedLine {
 // reduced: reading waits for memory, writing for room in its queues, and the two need little of each other.
 template <typename S>
 struct PendingRows {
-  const S* x = nullptr;                                 // [count, num_classes]
-  const Gradient<ComputeType<S>>* gradients = nullptr;  // [count], of backgrounds of the same kind as the next rows'
-  S* dx = nullptr;                                      // may be x
+  const S* x = nullptr;  // [count, num_classes]
+  // [count], of backgrounds of the same kind as the next rows', if there are any.
+  const Gradient<ComputeType<S>>* gradients = nullptr;
+  S* dx = nullptr;  // may be x
   int64_t count = 0;
   SharedLine* shared = nullptr;  // of the rows before and after, if there are such; the caller flushes it at the end
 };

@@ -27,7 +27,7 @@ struct Writing {
   std::span<const Point> points;  // these entries are their values
   bool stream = false;
   size_t first = 0;              // the place in the row of what is written first
-  SharedLine* shared = nullptr;  // with what is written before and after; null: nobody else's
+  SharedLine* shared = nullptr;  // with what is written before and after; null: ends of lines are stored by themselves
 };
 
 // A map that says so makes no NaN: some types are quicker narrowed then.

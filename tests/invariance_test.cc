@@ -117,20 +117,38 @@ Batch HostileRows(int64_t num_classes, DataType targets, DataType type) {
   return batch;
 }
 
-// The bits of the gradient, and of the losses, where the blocks are evaluated in runs of so many.
+// The bits of the gradient, and of the losses, where the blocks are evaluated in runs of so many: two threads take
+// turns.
 std::string BitsInRuns(const Batch& batch, const Outcome& whole, int64_t run, bool stream, int misalignment) {
   Plan plan = whole.plan;
   plan.stream_gradient = stream;
   OwnedTensor gradient(plan.results.logits_gradient, misalignment), loss(plan.results.loss);
-  OwnedTensor scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
   const Results results{.loss = loss.mutable_view(), .logits_gradient = gradient.mutable_view()};
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan.num_blocks));
-  for (int64_t begin = 0; begin < plan.num_blocks; begin += run) {
-    const Plan::Range range = {begin, std::min(begin + run, plan.num_blocks)};
-    EvaluateBlocks(plan, batch.inputs(), whole.weights, range, results, scratch.data(), blocks);
-  }
+  const auto evaluate_every_second = [&](int64_t first) {
+    OwnedTensor scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
+    for (int64_t begin = first * run; begin < plan.num_blocks; begin += 2 * run) {
+      const Plan::Range range = {begin, std::min(begin + run, plan.num_blocks)};
+      EvaluateBlocks(plan, batch.inputs(), whole.weights, range, results, scratch.data(), blocks);
+    }
+  };
+  std::thread other([&] { evaluate_every_second(1); });
+  evaluate_every_second(0);
+  other.join();
   Summarize(plan, whole.weights, blocks, results);
   return loss.Bits() + gradient.Bits();
+}
+
+// The same where the gradient overwrites the logits.
+std::string BitsInPlace(Batch batch, const Outcome& whole, bool stream) {
+  Plan plan = whole.plan;
+  plan.stream_gradient = stream;
+  OwnedTensor loss(plan.results.loss), scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
+  const Results results{.loss = loss.mutable_view(), .logits_gradient = batch.logits.mutable_view()};
+  std::vector<BlockSummary> blocks(static_cast<size_t>(plan.num_blocks));
+  EvaluateBlocks(plan, batch.inputs(), whole.weights, {0, plan.num_blocks}, results, scratch.data(), blocks);
+  Summarize(plan, whole.weights, blocks, results);
+  return loss.Bits() + batch.logits.Bits();
 }
 
 // The gradient of a row is written while another one is read, or alone: where nothing follows it in its run.
@@ -149,9 +167,14 @@ TEST(InvarianceTest, AnyRuns) {
           ASSERT_GE(whole.plan.num_blocks, 6);
           ASSERT_GT(whole.plan.run_blocks, 1);
           const std::string alone = BitsInRuns(batch, whole, 1, false, 0);
-          for (const auto& [run, stream, misalignment] : {std::tuple(2, false, 0), {3, true, 0}, {99, true, 8}}) {
+          for (const auto& [run, stream, misalignment] :
+               {std::tuple(2, false, 0), {1, true, 8}, {3, true, 0}, {99, true, 24}}) {
             EXPECT_EQ(BitsInRuns(batch, whole, run, stream, misalignment) == alone, true)
                 << target << ' ' << Name(type) << ' ' << num_classes << ' ' << run;
+          }
+          for (const bool stream : {false, true}) {
+            EXPECT_EQ(BitsInPlace(batch, whole, stream) == alone, true)
+                << target << ' ' << Name(type) << ' ' << num_classes;
           }
         }
       }
@@ -176,18 +199,6 @@ void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner, int64_t first =
   for (int64_t c = 0; c < num_classes; ++c) spoil(11, c, 60000);
   spoil(12, num_classes - 1, 700);
   spoil(13, num_classes - 1, -std::nan(""));  // what x86 makes of inf - inf
-}
-
-// The same where the gradient overwrites the logits.
-std::string BitsInPlace(Batch batch, const Outcome& whole, bool stream) {
-  Plan plan = whole.plan;
-  plan.stream_gradient = stream;
-  OwnedTensor loss(plan.results.loss), scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
-  const Results results{.loss = loss.mutable_view(), .logits_gradient = batch.logits.mutable_view()};
-  std::vector<BlockSummary> blocks(static_cast<size_t>(plan.num_blocks));
-  EvaluateBlocks(plan, batch.inputs(), whole.weights, {0, plan.num_blocks}, results, scratch.data(), blocks);
-  Summarize(plan, whole.weights, blocks, results);
-  return loss.Bits() + batch.logits.Bits();
 }
 
 // Classes that lie apart go by tiles, each copied while another one is computed: within a block or across blocks, but
