@@ -30,6 +30,8 @@ ABSL_FLAG(bool, markdown, false, "print the table as Markdown");
 ABSL_FLAG(int, threads, 0, "of everybody; 0: one for each core");
 ABSL_FLAG(double, seconds, 120, "to measure, all cases together; setting up comes on top");
 ABSL_FLAG(bool, python, true, "also run PyTorch in a Python of its own");
+ABSL_FLAG(bool, cold, false,
+          "each call finds the caches empty: what memory allows, however large the last level cache");
 ABSL_FLAG(bool, huge_pages, false, "ask for huge pages for the tensors (not those that peers allocate)");
 
 namespace lossd::bench {
@@ -81,8 +83,9 @@ class Progress {
 };
 
 Rounds RoundsFor(size_t num_groups) {
-  if (absl::GetFlag(FLAGS_quick)) return {.least = 2, .most = 2, .seconds = 0};
-  return {.seconds = absl::GetFlag(FLAGS_seconds) / static_cast<double>(num_groups)};
+  const bool cold = absl::GetFlag(FLAGS_cold);
+  if (absl::GetFlag(FLAGS_quick)) return {.least = 2, .most = 2, .seconds = 0, .cold = cold};
+  return {.seconds = absl::GetFlag(FLAGS_seconds) / static_cast<double>(num_groups), .cold = cold};
 }
 
 int Run() {
@@ -102,8 +105,9 @@ int Run() {
     Data names(pool, huge_pages, /*fill=*/false);
     return Select(group.cases(names), filter).empty();
   });
-  std::printf("%s, %d threads, %s%s; %s, %s\n", CpuName().c_str(), threads, SimdTarget(),
-              huge_pages ? ", huge pages" : "", LibtorchVersion().c_str(), OnednnVersion().c_str());
+  std::printf("%s, %d threads, %s%s%s; %s, %s\n", CpuName().c_str(), threads, SimdTarget(),
+              huge_pages ? ", huge pages" : "", absl::GetFlag(FLAGS_cold) ? ", cold" : "", LibtorchVersion().c_str(),
+              OnednnVersion().c_str());
   Progress progress(groups.size());
   std::vector<GroupResult> results;
   for (const Group& group : groups) {

@@ -1,12 +1,17 @@
 #include "bench/measure.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <optional>
 #include <thread>
 
+#include "bench/memory.h"
 #include "bench/pool.h"
 
 namespace lossd::bench {
@@ -58,6 +63,37 @@ void TakeTurn(Contender& contender) {
   Settle(contender);
 }
 
+// Memory twice as large as the last level cache: once it has been read, nothing else is in that, nor anything to be
+// written back.
+class Eviction {
+ public:
+  Eviction() : size_(2 * static_cast<size_t>(std::max(sysconf(_SC_LEVEL3_CACHE_SIZE), kLeastCache))), memory_(size_) {
+    std::memset(memory_.data(), 1, size_);
+  }
+
+  void operator()() const {
+    for (size_t i = 0; i < size_; i += kCacheLine) {
+      static_cast<void>(*reinterpret_cast<const volatile std::byte*>(memory_.data() + i));
+    }
+  }
+
+ private:
+  static constexpr size_t kCacheLine = 64;
+  static constexpr long kLeastCache = 64L << 20;  // where nobody says how large it is
+
+  size_t size_;
+  Memory memory_;
+};
+
+void TakeColdTurn(Contender& contender, const Eviction& evict) {
+  contender.run(1);  // wakes its threads
+  for (int pass = 0; pass < kPasses; ++pass) {
+    evict();
+    contender.samples.push_back(contender.run(1));
+  }
+  Settle(contender);
+}
+
 }  // namespace
 
 double Median(std::vector<double> values) {
@@ -70,11 +106,19 @@ double Median(std::vector<double> values) {
 
 int Measure(std::vector<Contender>& contenders, const Rounds& rounds, const std::function<void(int)>& progress) {
   for (Contender& contender : contenders) Learn(contender);
+  std::optional<Eviction> evict;
+  if (rounds.cold) evict.emplace();
   const double start = Now();
   int done = 0;
   while (done < rounds.most && (done < rounds.least || Now() - start < rounds.seconds)) {
     progress(++done);
-    for (Contender& contender : contenders) TakeTurn(contender);
+    for (Contender& contender : contenders) {
+      if (evict) {
+        TakeColdTurn(contender, *evict);
+      } else {
+        TakeTurn(contender);
+      }
+    }
   }
   return done;
 }

@@ -34,6 +34,9 @@ struct Rounds {
   int least = 5;
   int most = 41;
   double seconds = 8;  // no further round after that
+  // Each sample is one call that finds nothing of the tensors in any cache: what memory allows, wherever a cache is
+  // large enough to keep a part of them.
+  bool cold = false;
 };
 
 // Learns how long each contender takes, then runs the rounds. `progress` is called before each one. Returns how many
