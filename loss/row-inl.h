@@ -128,37 +128,30 @@ HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& 
   FoldBlock(sums, block, row);
 }
 
-// dx_j = p e_j - t_scale t_j for [first, first + size); exp_at(load) makes e_j.
-template <class D, typename S, typename T, class ExpAt, typename G>
-HWY_INLINE void WriteEntries(D d, const S* x, size_t first, size_t size, double p, const ExpAt& exp_at,
-                             const Gradient<T>& gradient, G* dx, SharedLine* shared) {
-  constexpr size_t kStep = 4 * hn::MaxLanes(D());
+// The entries [first, first + size), from the logits.
+template <typename S, typename G>
+HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+  using T = ComputeType<S>;
+  const hn::ScalableTag<T> d;
+  const T max = static_cast<T>(gradient.max);
+  const auto origin = OriginOf(d, hn::Set(d, max));
   const Background<T> b = gradient.background.From(static_cast<int64_t>(first));
-  const auto scale = hn::Set(d, static_cast<T>(p)), s = hn::Set(d, static_cast<T>(BackgroundCoefficient(gradient)));
+  const auto p = hn::Set(d, static_cast<T>(gradient.p_scale * FactorOf(d, max, origin)));
+  const auto t = hn::Set(d, static_cast<T>(BackgroundCoefficient(gradient)));
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     const auto entry = [&](const auto& load) HWY_ATTR {
-      return GradientEntry<decltype(kind)::value>(d, scale, exp_at(load), s, b, load);
+      const auto e = ScaledExp(d, hn::Sub(load(x + first), origin.offset), origin);
+      return GradientEntry<decltype(kind)::value>(d, p, e, t, b, load);
     };
-    const Writing writing{gradient.points, gradient.stream, first, shared};
-    RowWriter<D, decltype(entry), G> writer(d, size, entry, writing, dx + first);
+    using Writer = RowWriter<hn::ScalableTag<T>, decltype(entry), G>;
+    constexpr size_t kStep = Writer::kSteps * hn::MaxLanes(hn::ScalableTag<T>());
+    Writer writer(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared}, dx + first);
     for (size_t i = 0; i < size; i += kStep) {
       FetchAhead<kStep * sizeof(S)>(x + first + i);
       if (i + kStep <= size) writer.Step();
     }
     writer.Finish();
   });
-}
-
-template <typename S, typename G>
-HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
-                              SharedLine* shared) {
-  using T = ComputeType<S>;
-  const hn::ScalableTag<T> d;
-  const T max = static_cast<T>(gradient.max);
-  const auto origin = OriginOf(d, hn::Set(d, max));
-  const auto exp_at = [&](const auto& load)
-                          HWY_ATTR { return ScaledExp(d, hn::Sub(load(x + first), origin.offset), origin); };
-  WriteEntries(d, x, first, size, gradient.p_scale * FactorOf(d, max, origin), exp_at, gradient, dx, shared);
 }
 
 // exp(a - b), where the rounding of the difference is made good: Knuth's TwoSum. b is finite, a is not larger.
@@ -198,45 +191,39 @@ bool IsFromKept(const Gradient<T>& gradient) {
 // the block; a block that is too far below the row's for that is written at once, and the answer is false.
 template <BackgroundKind kKind, typename S, typename G, class Function>
 HWY_INLINE bool WithKeptWriter(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
-                               SharedLine* shared, const Function& function) {
+                               const Function& function) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   using Entry = KeptEntry<kKind, decltype(d)>;
   const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
   const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
-  if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx, shared), false;
+  if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx), false;
   const Entry entry{d, static_cast<T>(p * scale.factor), static_cast<T>(BackgroundCoefficient(gradient)),
                     gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
-  function(
-      RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first, shared}, dx + first));
+  function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared},
+                                            dx + first));
   return true;
 }
 
 template <typename S, typename G>
-HWY_INLINE void ScatterKept(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
-                            SharedLine* shared) {
+HWY_INLINE void ScatterKept(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
   constexpr size_t kSize = kBlock<ComputeType<S>>;
   WithKind(KindOf(gradient.background), [&](auto kind) HWY_ATTR {
     for (size_t i = 0; i < size; i += kSize) {
-      WithKeptWriter<decltype(kind)::value>(x, first + i, std::min(kSize, size - i), gradient, dx, shared,
+      WithKeptWriter<decltype(kind)::value>(x, first + i, std::min(kSize, size - i), gradient, dx,
                                             [](auto writer) HWY_ATTR { writer.Finish(); });
     }
   });
 }
 
 template <typename S, typename G>
-void ScatterRowBeside(const S* x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
-                      SharedLine* shared) {
+void ScatterRow(const S* x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
   const size_t begin = static_cast<size_t>(first), count = static_cast<size_t>(size);
-  if (IsFromKept(gradient)) return ScatterKept(x, begin, count, gradient, dx, shared);
+  if (IsFromKept(gradient)) return ScatterKept(x, begin, count, gradient, dx);
   if (gradient.p_scale == 0 && gradient.t_scale == 0) return std::fill_n(dx + first, size, G{}), void();
   if (std::isnan(gradient.p_scale)) return std::fill_n(dx + first, size, FromDouble<G>(gradient.p_scale)), void();
   if (!FitsIn(gradient)) return ScatterInDouble(x, 1, first, size, gradient, dx);
-  ScatterFrom(x, begin, count, gradient, dx, shared);
-}
-template <typename S, typename G>
-void ScatterRow(const S* x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
-  ScatterRowBeside(x, first, size, gradient, dx, nullptr);
+  ScatterFrom(x, begin, count, gradient, dx);
 }
 
 // Where in rows [count, num_classes] a block begins.
@@ -268,8 +255,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   };
   for (size_t row = 0; row < static_cast<size_t>(pending.count); ++row) {
     if (row < count && live(row) == row && is_written_meanwhile(row)) continue;
-    ScatterRowBeside(pending.x + row * size, 0, rows.num_classes, pending.gradients[row], pending.dx + row * size,
-                     pending.shared);
+    ScatterRow(pending.x + row * size, 0, rows.num_classes, pending.gradients[row], pending.dx + row * size);
   }
   BlockPlace at{live(0), 0};
   size_t turn = 0;
@@ -290,7 +276,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
     };
     if (!is_written_meanwhile(at.row) ||
         !WithKeptWriter<kKind>(pending.x + at.row * size, at.first, block.size, pending.gradients[at.row],
-                               pending.dx + at.row * size, pending.shared, reduce)) {
+                               pending.dx + at.row * size, reduce)) {
       reduce(NoWriter());
     }
     if (after.row != at.row) row.others = WithoutDust<T>(row.others, rows.num_classes);

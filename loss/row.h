@@ -111,6 +111,30 @@ struct KeptRow {
   BlockScale* scales = nullptr;
 };
 
+// The cache line that one row ends in and the next begins in, of rows that are streamed. To write a part of a line
+// costs the wait for the rest of it, which a processor may fetch together with neighbours that are just being streamed;
+// so it is kept until it is whole.
+struct SharedLine {
+  alignas(64) std::byte bytes[64];
+  std::byte* line = nullptr;  // where it belongs
+  size_t size = 0;            // of `bytes`, so many are there
+
+  bool EndsAt(const void* place) const { return size != 0 && line + size == place; }
+
+  // Of the line at `place` so many bytes come next: returns where to write them.
+  std::byte* Begin(void* place, size_t num_bytes) {
+    Flush();
+    line = static_cast<std::byte*>(place);
+    size = num_bytes;
+    return bytes;
+  }
+  // Writes what is there.
+  void Flush() {
+    if (size != 0) std::memcpy(line, bytes, size);
+    size = 0;
+  }
+};
+
 // dx_j = p_scale * exp(x_j - max) - t_scale * t_j, but for the points, where it is their value.
 template <typename T>
 struct Gradient {
@@ -121,6 +145,7 @@ struct Gradient {
   std::span<const Point> points;  // in the order of their targets, each target once
   KeptRow<T> kept;                // what `reduce` kept of the very row
   bool stream = false;            // write past the caches; the caller fences (FlushStreams())
+  SharedLine* shared = nullptr;   // of a stream, with the rows before and after; the caller flushes it at the end
 };
 
 // Rows x [count, num_classes], num_classes >= 1.
@@ -147,40 +172,14 @@ struct RowRange {
   }
 };
 
-// The cache line that one row ends in and the next begins in, of rows that are streamed. To write a part of a line
-// costs the wait for the rest of it, which a processor may fetch together with neighbours that are just being streamed;
-// so it is kept until it is whole.
-struct SharedLine {
-  alignas(64) std::byte bytes[64];
-  std::byte* line = nullptr;  // where it belongs
-  size_t size = 0;            // of `bytes`, so many are there
-
-  bool EndsAt(const void* place) const { return size != 0 && line + size == place; }
-
-  // Of the line at `place` so many bytes come next: returns where to write them.
-  std::byte* Begin(void* place, size_t num_bytes) {
-    Flush();
-    line = static_cast<std::byte*>(place);
-    size = num_bytes;
-    return bytes;
-  }
-  // Writes what is there.
-  void Flush() {
-    if (size != 0) std::memcpy(line, bytes, size);
-    size = 0;
-  }
-};
-
 // Rows that have been reduced, and whose gradient dx [count, num_classes] is to be written while the next ones are
 // reduced: reading waits for memory, writing for room in its queues, and the two need little of each other.
 template <typename S>
 struct PendingRows {
-  const S* x = nullptr;  // [count, num_classes]
-  // [count], of backgrounds of the same kind as the next rows', if there are any.
-  const Gradient<ComputeType<S>>* gradients = nullptr;
-  S* dx = nullptr;  // may be x
+  const S* x = nullptr;                                 // [count, num_classes]
+  const Gradient<ComputeType<S>>* gradients = nullptr;  // [count], of backgrounds of the same kind as the next rows'
+  S* dx = nullptr;                                      // may be x
   int64_t count = 0;
-  SharedLine* shared = nullptr;  // of the rows before and after, if there are such; the caller flushes it at the end
 };
 
 // The kernels for rows stored as S, of the best SIMD target.

@@ -115,10 +115,11 @@ class SoftmaxLoss {
     for (int64_t row = 0; row < range.count; ++row) {
       if (dense) gradients_[row].background.probabilities = targets + row * num_classes;
       gradients_[row].stream = plan_.stream_gradient && layout_.logits_gradient == ScratchLayout::kInPlace;
+      gradients_[row].shared = layout_.pending ? &shared_ : nullptr;  // what is not, threads may share
       gradients_[row].kept = rows.Kept(row);
     }
     if (layout_.pending) {
-      pending_ = {x, gradients_, static_cast<S*>(results_.logits_gradient.data) + range.base, range.count, &shared_};
+      pending_ = {x, gradients_, static_cast<S*>(results_.logits_gradient.data) + range.base, range.count};
       return;  // written while the next tile is read
     }
     WriteGradientRows(range, x);
@@ -156,8 +157,10 @@ class SoftmaxLoss {
   }
 
   void WritePending() {
-    if (pending_.count == 0) return;
-    kernels_.reduce({nullptr, plan_.num_classes, 0}, background_, std::exchange(pending_, {}), sums_);
+    for (int64_t row = 0; row < pending_.count; ++row) {
+      const int64_t offset = row * plan_.num_classes;
+      kernels_.scatter(pending_.x + offset, 0, plan_.num_classes, pending_.gradients[row], pending_.dx + offset);
+    }
     shared_.Flush();
   }
 

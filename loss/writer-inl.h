@@ -44,6 +44,8 @@ class RowWriter {
   using V = hn::Vec<D>;
 
  public:
+  static constexpr size_t kSteps = 4;  // vectors of a step
+
   HWY_INLINE RowWriter(D d, size_t size, const Map& map, const Writing& writing, G* out)
       : d_(d),
         map_(map),
@@ -81,7 +83,6 @@ class RowWriter {
   HWY_INLINE void Finish() { MoveTo(AfterAll(*this)); }
 
  private:
-  static constexpr size_t kSteps = 4;
   static constexpr size_t kLine = sizeof(SharedLine::bytes);
   static constexpr bool kCanStream = hn::MaxLanes(D()) * sizeof(G) >= 16;
   static constexpr bool kPairs = kNarrowsPairs<D, G>;

@@ -154,12 +154,14 @@ void WriteTiles(const S* x, int64_t size, bool stream, S* dx) {
       Gradient<T>& g = gradients[i] = {.max = sums[i].max, .p_scale = 0.125, .points = {&points[i], 1}};
       g.kept = row == 5 ? KeptRow<T>() : rows.Kept(i);
       g.stream = stream;
+      g.shared = &shared;
       if (row == 4) g.p_scale = 0, g.points = {};
       if (row == 7) g.p_scale = std::numeric_limits<double>::quiet_NaN();
     }
-    pending = {rows.x, gradients, dx + tile * size, kTile, &shared};
+    pending = {rows.x, gradients, dx + tile * size, kTile};
   }
-  kernels.reduce({nullptr, size, 0}, {}, pending, nullptr);
+  for (int64_t i = 0; i < kTile; ++i)
+    kernels.scatter(pending.x + i * size, 0, size, gradients[i], pending.dx + i * size);
   shared.Flush();
   FlushStreams();
 }
