@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kSmallLogits = 1 << 14;
 static_assert(kSmallLogits <= kRowPart && kSmallLogits <= kWeighedElements,
               "a small batch is computed where there is no pool to share it");
-constexpr int64_t kMaxWindowBytes = 1 << 20;  // what stays in the L2 cache between the copy and the kernels
+constexpr int64_t kMaxWindowBytes = 1 << 19;  // what stays in the L2 cache between the copy and the kernels
 
 // Runs a step that may throw what it did not write itself: allocation failures, protobuf. Nothing gets past here.
 template <typename Step>
