@@ -415,6 +415,7 @@ void PlanBlocks(Plan& plan) {
   if (plan.num_blocks == 0) return;
   const ScratchLayout layout(plan);
   plan.scratch_bytes = layout.total_bytes;
+  plan.reads_pieces = layout.reads_pieces && std::holds_alternative<CrossEntropy>(plan.spec.loss);
   // What is pending at the end of a run is written with nothing to read meanwhile; what comes first is not copied
   // ahead.
   if (layout.pending || layout.copied) {

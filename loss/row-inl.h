@@ -61,7 +61,7 @@ bool FitsIn(const Gradient<T>& gradient) {
   return t_fits && FitsIn<T>(gradient.p_scale);
 }
 
-// For coefficients beyond: one value at a time, in double. Entry j of the row is x[j * stride].
+// For coefficients beyond: one value at a time, in double. Entry j goes to dx[j * stride]; the first one's logit is *x.
 template <typename S, typename T, typename G>
 void ScatterInDouble(const S* x, int64_t stride, int64_t first, int64_t size, const Gradient<T>& gradient, G* dx) {
   const Background<T>& b = gradient.background;
@@ -69,7 +69,7 @@ void ScatterInDouble(const S* x, int64_t stride, int64_t first, int64_t size, co
   auto point = std::ranges::lower_bound(gradient.points, first, {}, &Point::target);
   const auto end = gradient.points.end();
   for (int64_t j = first; j < first + size; ++j) {
-    const double e = std::exp(ToDouble(LoadElement<S>(x, j * stride)) - gradient.max);
+    const double e = std::exp(ToDouble(LoadElement<S>(x, (j - first) * stride)) - gradient.max);
     const double q = b.alpha != 0 && b.probabilities != nullptr
                          ? b.alpha * static_cast<double>(LoadElement<T>(b.probabilities, j))
                          : 0;
@@ -128,7 +128,7 @@ HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& 
   FoldBlock(sums, block, row);
 }
 
-// The entries [first, first + size), from the logits.
+// The entries [first, first + size), from their logits x [size].
 template <typename S, typename G>
 HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
   using T = ComputeType<S>;
@@ -140,18 +140,32 @@ HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradi
   const auto t = hn::Set(d, static_cast<T>(BackgroundCoefficient(gradient)));
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     const auto entry = [&](const auto& load) HWY_ATTR {
-      const auto e = ScaledExp(d, hn::Sub(load(x + first), origin.offset), origin);
+      const auto e = ScaledExp(d, hn::Sub(load(x), origin.offset), origin);
       return GradientEntry<decltype(kind)::value>(d, p, e, t, b, load);
     };
     using Writer = RowWriter<hn::ScalableTag<T>, decltype(entry), G>;
     constexpr size_t kStep = Writer::kSteps * hn::MaxLanes(hn::ScalableTag<T>());
     Writer writer(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared}, dx + first);
     for (size_t i = 0; i < size; i += kStep) {
-      FetchAhead<kStep * sizeof(S)>(x + first + i);
+      FetchAhead<kStep * sizeof(S)>(x + i);
       if (i + kStep <= size) writer.Step();
     }
     writer.Finish();
   });
+}
+
+// The same with any coefficients.
+template <typename S, typename G>
+void ScatterEntries(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+  if (FitsIn(gradient)) return ScatterFrom(x, first, size, gradient, dx);
+  ScatterInDouble(x, 1, static_cast<int64_t>(first), static_cast<int64_t>(size), gradient, dx);
+}
+// The entries of a block, from rows that may be in pieces.
+template <typename S, typename G>
+HWY_NOINLINE void ScatterBlock(const RowSource<S>& x, size_t first, size_t size,
+                               const Gradient<ComputeType<S>>& gradient, G* dx) {
+  HWY_ALIGN_MAX S room[kBlock<ComputeType<S>>];
+  ScatterEntries(x.Read(static_cast<int64_t>(first), static_cast<int64_t>(size), room), first, size, gradient, dx);
 }
 
 // exp(a - b), where the rounding of the difference is made good: Knuth's TwoSum. b is finite, a is not larger.
@@ -190,14 +204,14 @@ bool IsFromKept(const Gradient<T>& gradient) {
 // Calls function(writer) for the block at `first` of such a row's gradient. What was kept is relative to the maximum of
 // the block; a block that is too far below the row's for that is written at once, and the answer is false.
 template <BackgroundKind kKind, typename S, typename G, class Function>
-HWY_INLINE bool WithKeptWriter(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
-                               const Function& function) {
+HWY_INLINE bool WithKeptWriter(const RowSource<S>& x, size_t first, size_t size,
+                               const Gradient<ComputeType<S>>& gradient, G* dx, const Function& function) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   using Entry = KeptEntry<kKind, decltype(d)>;
   const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
   const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
-  if (!FitsIn<T>(p)) return ScatterFrom(x, first, size, gradient, dx), false;
+  if (!FitsIn<T>(p)) return ScatterBlock(x, first, size, gradient, dx), false;
   const Entry entry{d, static_cast<T>(p * scale.factor), static_cast<T>(BackgroundCoefficient(gradient)),
                     gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
   function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared},
@@ -206,7 +220,8 @@ HWY_INLINE bool WithKeptWriter(const S* x, size_t first, size_t size, const Grad
 }
 
 template <typename S, typename G>
-HWY_INLINE void ScatterKept(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+HWY_INLINE void ScatterKept(const RowSource<S>& x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient,
+                            G* dx) {
   constexpr size_t kSize = kBlock<ComputeType<S>>;
   WithKind(KindOf(gradient.background), [&](auto kind) HWY_ATTR {
     for (size_t i = 0; i < size; i += kSize) {
@@ -217,13 +232,14 @@ HWY_INLINE void ScatterKept(const S* x, size_t first, size_t size, const Gradien
 }
 
 template <typename S, typename G>
-void ScatterRow(const S* x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+void ScatterRow(const RowSource<S>& x, int64_t first, int64_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
   const size_t begin = static_cast<size_t>(first), count = static_cast<size_t>(size);
   if (IsFromKept(gradient)) return ScatterKept(x, begin, count, gradient, dx);
   if (gradient.p_scale == 0 && gradient.t_scale == 0) return std::fill_n(dx + first, size, G{}), void();
   if (std::isnan(gradient.p_scale)) return std::fill_n(dx + first, size, FromDouble<G>(gradient.p_scale)), void();
-  if (!FitsIn(gradient)) return ScatterInDouble(x, 1, first, size, gradient, dx);
-  ScatterFrom(x, begin, count, gradient, dx);
+  if (x.pieces == nullptr) return ScatterEntries(x.data + first, begin, count, gradient, dx);
+  constexpr size_t kSize = kBlock<ComputeType<S>>;
+  for (size_t i = 0; i < count; i += kSize) ScatterBlock(x, begin + i, std::min(kSize, count - i), gradient, dx);
 }
 
 // Where in rows [count, num_classes] a block begins.
@@ -240,14 +256,17 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   // Not a multiple of 4 KiB apart: what is loaded from one would then wait for what is just being stored to the other.
   constexpr size_t kApart = 2048 / sizeof(T);
   HWY_ALIGN_MAX T copies[2][kBlock<T> + kApart];
+  HWY_ALIGN_MAX S rooms[2][kBlock<T> + kApart];  // for blocks that are not in one piece
   HWY_ALIGN_MAX T maxima[MaxScan<decltype(d), S>::kMaxima];
   const auto live = [&](size_t row) {
     while (row < count && rows.skipped != nullptr && rows.skipped[row]) ++row;
     return row;
   };
-  const auto scan = [&](BlockPlace at, T* copy) HWY_ATTR {
-    return MaxScan<hn::ScalableTag<T>, S>(d, rows.x + at.row * size + at.first,
-                                          at.row < count ? std::min(kBlock<T>, size - at.first) : 0, copy, maxima);
+  const auto scan = [&](BlockPlace at, size_t turn) HWY_ATTR {
+    const size_t n = at.row < count ? std::min(kBlock<T>, size - at.first) : 0;
+    const S* const x =
+        rows.x.Read(static_cast<int64_t>(at.row * size + at.first), static_cast<int64_t>(n), rooms[turn]);
+    return MaxScan<hn::ScalableTag<T>, S>(d, x, n, copies[turn], maxima);
   };
   // Whether the gradient of the row that was in this one's place is written while this one is read.
   const auto is_written_meanwhile = [&](size_t row) {
@@ -255,11 +274,12 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   };
   for (size_t row = 0; row < static_cast<size_t>(pending.count); ++row) {
     if (row < count && live(row) == row && is_written_meanwhile(row)) continue;
-    ScatterRow(pending.x + row * size, 0, rows.num_classes, pending.gradients[row], pending.dx + row * size);
+    const RowSource<S> x = pending.x.From(static_cast<int64_t>(row * size));
+    ScatterRow(x, 0, rows.num_classes, pending.gradients[row], pending.dx + row * size);
   }
   BlockPlace at{live(0), 0};
   size_t turn = 0;
-  auto current = scan(at, copies[turn]);
+  auto current = scan(at, turn);
   auto max = current.Finish();
   const T* const probabilities = background.probabilities;
   const T* x = current.values();
@@ -270,13 +290,13 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
     if (at.first == 0) row = {.max = -std::numeric_limits<double>::infinity()};
     BlockPlace after{at.row, at.first + block.size};
     if (after.first == size) after = {live(at.row + 1), 0};
-    auto next = scan(after, copies[1 - turn]);
+    auto next = scan(after, 1 - turn);
     const auto reduce = [&](auto writer) HWY_ATTR {
       ReduceBlock<kKind>(d, block, background, copies[turn], rows.Kept(at.row), next, writer, row);
     };
     if (!is_written_meanwhile(at.row) ||
-        !WithKeptWriter<kKind>(pending.x + at.row * size, at.first, block.size, pending.gradients[at.row],
-                               pending.dx + at.row * size, reduce)) {
+        !WithKeptWriter<kKind>(pending.x.From(static_cast<int64_t>(at.row * size)), at.first, block.size,
+                               pending.gradients[at.row], pending.dx + at.row * size, reduce)) {
       reduce(NoWriter());
     }
     if (after.row != at.row) row.others = WithoutDust<T>(row.others, rows.num_classes);

@@ -148,10 +148,35 @@ struct Gradient {
   SharedLine* shared = nullptr;   // of a stream, with the rows before and after; the caller flushes it at the end
 };
 
+// Where rows of S are: one after the other, or in pieces.
+template <typename S>
+struct RowSource {
+  RowSource(const S* rows = nullptr) : data(rows) {}  // implicit: most are in one place
+  RowSource(const PieceReader* reader, int64_t base) : pieces(reader), first(base) {}
+
+  // The entries [begin, begin + size), in their place or copied to `room`.
+  const S* Read(int64_t begin, int64_t size, S* room) const {
+    if (pieces == nullptr) return data + begin;
+    constexpr int64_t kBytes = sizeof(S);
+    return static_cast<const S*>(pieces->read(pieces->context, (first + begin) * kBytes, size * kBytes, room));
+  }
+  double At(int64_t index) const {
+    S room;
+    return ToDouble(LoadElement<S>(Read(index, 1, &room), 0));
+  }
+  RowSource From(int64_t offset) const {
+    return pieces == nullptr ? RowSource(data + offset) : RowSource(pieces, first + offset);
+  }
+
+  const S* data = nullptr;
+  const PieceReader* pieces = nullptr;  // instead of `data`
+  int64_t first = 0;                    // the entry of what is read through it that the rows begin with
+};
+
 // Rows x [count, num_classes], num_classes >= 1.
 template <typename S>
 struct RowRange {
-  const S* x;
+  RowSource<S> x;
   int64_t num_classes;
   int64_t count = 1;
   const bool* skipped = nullptr;  // [count]: rows that are not read; null: none
@@ -176,7 +201,7 @@ struct RowRange {
 // reduced: reading waits for memory, writing for room in its queues, and the two need little of each other.
 template <typename S>
 struct PendingRows {
-  const S* x = nullptr;                                 // [count, num_classes]
+  RowSource<S> x;                                       // [count, num_classes]
   const Gradient<ComputeType<S>>* gradients = nullptr;  // [count], of backgrounds of the same kind as the next rows'
   S* dx = nullptr;                                      // may be x
   int64_t count = 0;
@@ -196,8 +221,8 @@ struct RowKernels {
 
   // Writes the entries [first, first + size) of a row, where `first` is a multiple of kRowBlock. x and dx are the whole
   // row's, and may be the same.
-  void (*scatter)(const S* x, int64_t first, int64_t size, const Gradient<T>& gradient, S* dx);
-  void (*scatter_wide)(const S* x, int64_t first, int64_t size, const Gradient<T>& gradient, T* dx);
+  void (*scatter)(const RowSource<S>& x, int64_t first, int64_t size, const Gradient<T>& gradient, S* dx);
+  void (*scatter_wide)(const RowSource<S>& x, int64_t first, int64_t size, const Gradient<T>& gradient, T* dx);
 
   // y_j = (x_j - max) - log_denominator. y [num_classes] may be x.
   void (*log_softmax)(const S* x, int64_t num_classes, double max, double log_denominator, T* y);

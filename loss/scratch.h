@@ -94,6 +94,7 @@ struct ScratchLayout {
     points_of_rows = TakeRows<std::span<Point>>();
     gradients = TakeRows<Gradient<double>>();
     num_parts = (plan.num_classes + kRowPart - 1) / kRowPart;
+    reads_pieces = layout == RowLayout::kRows && !whole_rows && num_parts == 1 && (pending || !gradient);
     parts = Take(num_parts > 1, num_parts * static_cast<int64_t>(sizeof(RowSums)));
   }
 
@@ -102,10 +103,11 @@ struct ScratchLayout {
     return (count + kColumnLanes - 1) / kColumnLanes * kColumnLanes;
   }
 
-  bool whole_rows;  // outputs of every class are asked for, besides the logits' gradient
-  bool pending;     // the gradient of a tile is written while the next one is read
-  bool copied;      // the next tile is copied while one is computed
-  bool modified;    // temperature or softcap: rows are rewritten before they are evaluated
+  bool whole_rows;    // outputs of every class are asked for, besides the logits' gradient
+  bool pending;       // the gradient of a tile is written while the next one is read
+  bool reads_pieces;  // of rows nothing is needed but their blocks, one after the other
+  bool copied;        // the next tile is copied while one is computed
+  bool modified;      // temperature or softcap: rows are rewritten before they are evaluated
   RowLayout layout;
   DataType row_type;  // what the kernels read rows as
   int64_t total_bytes = 0;

@@ -73,6 +73,12 @@ class SoftmaxLoss {
     return Part<U>(part);
   }
 
+  RowSource<S> LogitRows(const TileRange& range) {
+    const TensorView& logits = block_.inputs.logits;
+    if (logits.pieces != nullptr) return {logits.pieces, range.base};
+    return layout_.modified ? ModifiedLogits(range) : Rows<S>(logits, range, layout_.logits);
+  }
+
   // Where to write the rows of a tensor, null if it is absent; FinishRows() takes them there.
   T* OutputRows(const MutableTensorView& tensor, const TileRange& range, int64_t part) {
     if (!tensor) return nullptr;
@@ -97,20 +103,20 @@ class SoftmaxLoss {
     FindIgnored(first, range.count);
     const int64_t num_classes = plan_.num_classes;
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
-    const S* x = layout_.modified ? ModifiedLogits(range) : Rows<S>(block_.inputs.logits, range, layout_.logits);
+    const RowSource<S> x = LogitRows(range);
     const T* targets = dense ? Rows<T>(block_.inputs.targets, range, layout_.targets) : nullptr;
     Background<T> background = background_;
     background.probabilities = targets;
     RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_};
     if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
     ReduceTile(rows, background);
-    const auto logit_at = [&](int64_t row, int64_t c) { return ToDouble(LoadElement<S>(x, row * num_classes + c)); };
+    const auto logit_at = [&](int64_t row, int64_t c) { return x.At(row * num_classes + c); };
     if (plain_) {
       DecidePlainTile(range.count, plain, logit_at);
     } else {
       DecideTile(first, range.count, logit_at);
     }
-    if (layout_.whole_rows) WriteWholeRows(first, range, x);
+    if (layout_.whole_rows) WriteWholeRows(first, range, x.data);
     if (!results_.logits_gradient) return;
     for (int64_t row = 0; row < range.count; ++row) {
       if (dense) gradients_[row].background.probabilities = targets + row * num_classes;
@@ -122,7 +128,7 @@ class SoftmaxLoss {
       pending_ = {x, gradients_, static_cast<S*>(results_.logits_gradient.data) + range.base, range.count};
       return;  // written while the next tile is read
     }
-    WriteGradientRows(range, x);
+    WriteGradientRows(range, x.data);
   }
 
   // body(first, size, i) for the i-th part of a row, on any threads. What they stream has arrived when it returns.
@@ -147,7 +153,7 @@ class SoftmaxLoss {
       if (b.probabilities != nullptr) b.probabilities += offset;
       ForEachPart([&](int64_t first, int64_t size, int64_t i) {
         RowSums sums;  // not among its neighbours, which other threads are writing
-        kernels_.reduce({rows.x + offset + first, size}, b.From(first), {}, &sums);
+        kernels_.reduce({rows.x.From(offset + first), size}, b.From(first), {}, &sums);
         parts[static_cast<size_t>(i)] = sums;
       });
       RowSums& sums = sums_[row] = {.max = -std::numeric_limits<double>::infinity()};
@@ -159,7 +165,7 @@ class SoftmaxLoss {
   void WritePending() {
     for (int64_t row = 0; row < pending_.count; ++row) {
       const int64_t offset = row * plan_.num_classes;
-      kernels_.scatter(pending_.x + offset, 0, plan_.num_classes, pending_.gradients[row], pending_.dx + offset);
+      kernels_.scatter(pending_.x.From(offset), 0, plan_.num_classes, pending_.gradients[row], pending_.dx + offset);
     }
     shared_.Flush();
   }
@@ -323,7 +329,12 @@ class SoftmaxLoss {
     const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
     const int64_t stride = ScratchLayout::ColumnStride(range.count);
     if (range.stride == 1) {
-      return column_kernels_.from_rows(ShortRows(range), range.num_classes, range.count, stride, columns);
+      const void* rows = x;
+      if constexpr (!std::is_same_v<S, T>) {
+        kernels_.widen(x, range.count * range.num_classes, Part<T>(layout_.logits));
+        rows = Part<T>(layout_.logits);
+      }
+      return column_kernels_.from_rows(static_cast<const T*>(rows), range.num_classes, range.count, stride, columns);
     }
     for (int64_t c = 0; c < range.num_classes; ++c) {
       FetchAhead(x, c, range);
@@ -367,16 +378,6 @@ class SoftmaxLoss {
       } else {
         for (int64_t r = 0; r < range.count; ++r) StoreFloat(gradient, to + r, from[r]);
       }
-    }
-  }
-
-  const T* ShortRows(const TileRange& range) {
-    const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
-    if constexpr (std::is_same_v<S, T>) {
-      return x;
-    } else {
-      kernels_.widen(x, range.count * range.num_classes, Part<T>(layout_.logits));
-      return Part<T>(layout_.logits);
     }
   }
 

@@ -119,10 +119,18 @@ struct TensorType {
   friend constexpr bool operator==(const TensorType&, const TensorType&) = default;
 };
 
+// Reads a tensor whose bytes do not lie one after the other.
+struct PieceReader {
+  // Where the bytes [offset, offset + size) do: in their place, unaligned, or copied to `room`, which has as many.
+  const void* (*read)(void* context, int64_t offset, int64_t size, void* room);
+  void* context;
+};
+
 // A dense, row-major tensor that somebody else owns. `data` need not be aligned.
 struct TensorView {
   const void* data = nullptr;
   TensorType type;
+  const PieceReader* pieces = nullptr;  // instead of `data`; of logits only, where Plan::reads_pieces says so
 
   explicit constexpr operator bool() const { return static_cast<bool>(type); }
 };

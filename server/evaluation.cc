@@ -56,11 +56,23 @@ InputSet<bool> RowTensors(const Plan& plan) {
   return tensors;
 }
 
-InputSet<bool> Others(const InputSet<bool>& tensors) {
-  InputSet<bool> others;
-  ForEachInput([](const char*, bool in, bool& out) { out = !in; }, tensors, others);
-  return others;
-}
+// Logits read from the slices of a message.
+class Pieces {
+ public:
+  // `begin`: where the logits begin in the message.
+  Pieces(const Slices& message, int64_t begin) : slices_(message), begin_(begin) {}
+  const PieceReader* reader() const { return &reader_; }
+
+ private:
+  static const void* Read(void* context, int64_t offset, int64_t size, void* room) {
+    auto& pieces = *static_cast<Pieces*>(context);
+    return pieces.slices_.Read(pieces.begin_ + offset, size, room);
+  }
+
+  SliceReader slices_;
+  const int64_t begin_;
+  const PieceReader reader_{&Read, this};
+};
 
 }  // namespace
 
@@ -117,7 +129,8 @@ absl::Status Evaluation::Admit() {
   }
   const InputSet<bool> by_rows = RowTensors(plan_);
   window_ = {};
-  if (by_rows.logits && request_.contents.logits.scattered) window_.logits = true;
+  in_pieces_ = plan_.reads_pieces && request_.contents.logits.scattered;
+  if (by_rows.logits && request_.contents.logits.scattered && !in_pieces_) window_.logits = true;
   if (by_rows.targets && request_.contents.targets.scattered) window_.targets = true;
   // No thread is given more at once, see Executor::ForEach().
   const int64_t longest = plan_.num_blocks / (2 * context_.executor.threads());
@@ -128,13 +141,21 @@ absl::Status Evaluation::Admit() {
   };
   thread_bytes_ = RoundUp(plan_.scratch_bytes) + window_bytes(window_.logits, plan_.inputs.logits) +
                   window_bytes(window_.targets, plan_.inputs.targets);
-  int64_t bytes = plan_.result_bytes + ScatteredBytes(request_, Others(window_));
+  int64_t bytes = plan_.result_bytes + ScatteredBytes(request_, Gathered());
   if (IsInPlace()) bytes -= request_.contents.logits.bytes;
   return Reserve(bytes + thread_bytes_ * context_.executor.threads());
 }
 
+InputSet<bool> Evaluation::Gathered() const {
+  InputSet<bool> gathered;
+  ForEachInput([](const char*, bool copied, bool& rest) { rest = !copied; }, window_, gathered);
+  if (in_pieces_) gathered.logits = false;
+  return gathered;
+}
+
 bool Evaluation::IsInPlace() const {
-  return request_.contents.logits.scattered && !window_.logits && plan_.results.logits_gradient == plan_.inputs.logits;
+  return request_.contents.logits.scattered && Gathered().logits &&
+         plan_.results.logits_gradient == plan_.inputs.logits;
 }
 
 absl::Status Evaluation::Reserve(int64_t bytes) {
@@ -165,7 +186,7 @@ absl::StatusOr<MessageWriter> Evaluation::EvaluateOrThrow() {
   const absl::Time begin = absl::Now();
   ticket_.LeaveBacklog();
   if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
-  if (absl::Status status = Gather(Others(window_), request_); !status.ok())
+  if (absl::Status status = Gather(Gathered(), request_); !status.ok())
     return Refuse(Refusal::kMemory, std::move(status));
   absl::StatusOr<Weights> weights = WeighElements(plan_, request_.inputs, ParallelForOn(context_.executor));
   if (!weights.ok()) return weights.status();
@@ -218,7 +239,9 @@ absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& wei
     if (skipped.load(std::memory_order_relaxed)) return;
     std::byte* const mine = scratch->data() + worker * thread_bytes_;
     const Plan::Range run = {begin, end};
-    const Inputs inputs = ReadWindow(run, mine + RoundUp(plan_.scratch_bytes));
+    Inputs inputs = ReadWindow(run, mine + RoundUp(plan_.scratch_bytes));
+    const Pieces pieces(request_.message, request_.contents.logits.scattered.value_or(0));
+    if (in_pieces_) inputs.logits.pieces = pieces.reader();
     EvaluateBlocks(plan_, inputs, weights, run, results, mine, blocks, parallel_for);
   });
   // What was skipped stays skipped, even if the clock has been set back since.

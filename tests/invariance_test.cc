@@ -2,9 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <iterator>
 #include <limits>
 #include <numeric>
+#include <string>
 #include <tuple>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tests/batch.h"
@@ -118,8 +122,11 @@ Batch HostileRows(int64_t num_classes, DataType targets, DataType type) {
 }
 
 // The bits of the gradient, and of the losses, where the blocks are evaluated in runs of so many: two threads take
-// turns.
-std::string BitsInRuns(const Batch& batch, const Outcome& whole, int64_t run, bool stream, int misalignment) {
+// turns. `pieces`, if any, are what the logits are read from.
+std::string BitsInRuns(const Batch& batch, const Outcome& whole, int64_t run, bool stream, int misalignment,
+                       const PieceReader* pieces = nullptr) {
+  Inputs inputs = batch.inputs();
+  if (pieces != nullptr) inputs.logits = {nullptr, inputs.logits.type, pieces};
   Plan plan = whole.plan;
   plan.stream_gradient = stream;
   OwnedTensor gradient(plan.results.logits_gradient, misalignment), loss(plan.results.loss);
@@ -129,7 +136,7 @@ std::string BitsInRuns(const Batch& batch, const Outcome& whole, int64_t run, bo
     OwnedTensor scratch({DataType::kInt8, Shape{plan.scratch_bytes}});
     for (int64_t begin = first * run; begin < plan.num_blocks; begin += 2 * run) {
       const Plan::Range range = {begin, std::min(begin + run, plan.num_blocks)};
-      EvaluateBlocks(plan, batch.inputs(), whole.weights, range, results, scratch.data(), blocks);
+      EvaluateBlocks(plan, inputs, whole.weights, range, results, scratch.data(), blocks);
     }
   };
   std::thread other([&] { evaluate_every_second(1); });
@@ -180,6 +187,103 @@ TEST(InvarianceTest, AnyRuns) {
       }
     }
   });
+}
+
+// A tensor in pieces of many lengths, each in memory of its own, which ends where it ends.
+class InPieces {
+ public:
+  explicit InPieces(const OwnedTensor& tensor) {
+    constexpr size_t kLengths[] = {5000, 1, 40000, 3, 8192, 8191, 2, 8193, 100000, 17};
+    const std::string bytes = tensor.Bits();
+    for (size_t begin = 0, i = 0; begin < bytes.size(); begin = ends_.back()) {
+      const size_t end = std::min(begin + kLengths[i++ % std::size(kLengths)], bytes.size());
+      pieces_.emplace_back(bytes.begin() + static_cast<ptrdiff_t>(begin), bytes.begin() + static_cast<ptrdiff_t>(end));
+      ends_.push_back(end);
+    }
+  }
+  const PieceReader* reader() const { return &reader_; }
+  int64_t num_copied() const { return num_copied_; }
+
+ private:
+  static const void* Read(void* context, int64_t offset, int64_t size, void* room) {
+    auto& self = *static_cast<InPieces*>(context);
+    EXPECT_LE(size, 8192);
+    if (size == 0) return room;
+    const size_t first = static_cast<size_t>(offset), last = first + static_cast<size_t>(size) - 1;
+    const size_t piece = self.PieceAt(first);
+    if (self.PieceAt(last) == piece) return &self.At(first);
+    ++self.num_copied_;
+    for (size_t i = first; i <= last; ++i) static_cast<char*>(room)[i - first] = self.At(i);
+    return room;
+  }
+  size_t PieceAt(size_t byte) const {
+    return static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), byte) - ends_.begin());
+  }
+  const char& At(size_t byte) const {
+    const size_t piece = PieceAt(byte);
+    return pieces_[piece][byte - (piece == 0 ? 0 : ends_[piece - 1])];
+  }
+
+  std::vector<std::vector<char>> pieces_;
+  std::vector<size_t> ends_;
+  std::atomic<int64_t> num_copied_ = 0;
+  const PieceReader reader_{&Read, this};
+};
+
+// Logits in pieces are read where they are, block by block, or put together for a block.
+TEST(InvarianceTest, AnyPieces) {
+  testing::ForEachSimdTarget([](const char* target) {
+    for (const auto& [targets, type] : {std::pair(DataType::kInt32, DataType::kFloat32),
+                                        {DataType::kInt32, DataType::kFloat64},
+                                        {DataType::kInt32, DataType::kBfloat16},
+                                        {DataType::kInt32, DataType::kFloat16},
+                                        {DataType::kFloat32, DataType::kFloat32}}) {
+      for (const int64_t num_classes : {129, 1003, 20001}) {
+        SCOPED_TRACE(absl::StrCat(target, ", ", Name(type), ", ", num_classes, " classes"));
+        Batch batch = HostileRows(num_classes, targets, type);
+        const InPieces pieces(batch.logits);
+        const Outcome whole = testing::Evaluate(batch).value();
+        ASSERT_TRUE(whole.plan.reads_pieces);
+        const std::string alone = BitsInRuns(batch, whole, 2, false, 0);
+        for (const auto& [run, stream, misalignment] : {std::tuple(1, false, 0), {2, true, 8}, {99, true, 0}}) {
+          EXPECT_EQ(BitsInRuns(batch, whole, run, stream, misalignment, pieces.reader()) == alone, true) << run;
+        }
+        EXPECT_GT(pieces.num_copied(), 0);
+      }
+    }
+  });
+}
+
+// The same of all outputs that are one value a row, for which ignored rows are read too.
+TEST(InvarianceTest, AnyPiecesOfAnyOutput) {
+  Batch batch = HostileRows(1003, DataType::kInt64, DataType::kFloat32);
+  batch.spec.outputs = {Output::kElementLoss, Output::kLogSumExp, Output::kTargetLogProbability,
+                        Output::kPredictedClass};
+  std::get<CrossEntropy>(batch.spec.loss).focal_gamma = 2;
+  const InPieces pieces(batch.logits);
+  const Outcome whole = testing::Evaluate(batch).value();
+  ASSERT_TRUE(whole.plan.reads_pieces);
+  ResultSet<OwnedTensor> owned;
+  Results results;
+  ForEachResult(
+      [](const char*, const TensorType& type, OwnedTensor& tensor, MutableTensorView& view) {
+        if (!type) return;
+        tensor = OwnedTensor(type);
+        view = tensor.mutable_view();
+      },
+      whole.plan.results, owned, results);
+  Inputs inputs = batch.inputs();
+  inputs.logits = {nullptr, inputs.logits.type, pieces.reader()};
+  std::vector<BlockSummary> blocks(static_cast<size_t>(whole.plan.num_blocks));
+  OwnedTensor scratch({DataType::kInt8, Shape{whole.plan.scratch_bytes}});
+  EvaluateBlocks(whole.plan, inputs, whole.weights, {0, whole.plan.num_blocks}, results, scratch.data(), blocks);
+  EXPECT_EQ(Summarize(whole.plan, whole.weights, blocks, results).correct_count, whole.summary.correct_count);
+  ForEachResult(
+      [](const char* name, const OwnedTensor& got, const OwnedTensor& want) {
+        if (!want) return;
+        EXPECT_EQ(got.Bits() == want.Bits(), true) << name;
+      },
+      owned, whole.results);
 }
 
 constexpr double kInf = std::numeric_limits<double>::infinity();

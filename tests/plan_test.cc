@@ -364,6 +364,47 @@ TEST(PlanTest, ScratchOfLongRowsIsThatOfTheRowsThereAre) {
   EXPECT_LT(MakePlan(spec, inputs)->scratch_bytes, 2 * (int64_t{1} << 24) * 4 + (1 << 14));
 }
 
+// Logits are read in pieces where nothing is needed of a row but its blocks, one after the other.
+TEST(PlanTest, ReadsPieces) {
+  const OutputSet gradient = {Output::kLogitsGradient};
+  const struct {
+    const char* name;
+    Shape logits;
+    OutputSet outputs;
+    Loss loss = CrossEntropy();
+    DataType gradient_type = DataType::kUnspecified;
+    bool want = false;
+  } kCases[] = {
+      {.name = "rows", .logits = {8, 1000}, .outputs = gradient, .want = true},
+      {.name = "no gradient", .logits = {8, 1000}, .outputs = {Output::kElementLoss}, .want = true},
+      {.name = "label smoothing",
+       .logits = {8, 1000},
+       .outputs = gradient,
+       .loss = CrossEntropy{.label_smoothing = 0.1},
+       .want = true},
+      {.name = "short rows", .logits = {8, 100}, .outputs = gradient},
+      {.name = "classes before others", .logits = {8, 1000, 2}, .outputs = gradient},
+      {.name = "rows in parts", .logits = {8, kRowPart + 1}},
+      {.name = "another type", .logits = {8, 1000}, .outputs = gradient, .gradient_type = DataType::kFloat64},
+      {.name = "all probabilities", .logits = {8, 1000}, .outputs = {Output::kProbabilities}},
+      {.name = "entropy", .logits = {8, 1000}, .outputs = {Output::kEntropy}},
+      {.name = "temperature", .logits = {8, 1000}, .loss = CrossEntropy{.temperature = 2}},
+      {.name = "no softmax", .logits = {8, 1000}, .loss = NegativeLogLikelihood()},
+      {.name = "no elements", .logits = {0, 1000}},
+  };
+  for (const auto& test : kCases) {
+    Request request;
+    request.inputs.logits = Float(test.logits);
+    request.inputs.targets.shape = test.logits.Without(1);
+    request.spec.outputs = test.outputs;
+    request.spec.loss = test.loss;
+    request.spec.gradient_type = test.gradient_type;
+    const absl::StatusOr<Plan> plan = MakePlan(request.spec, request.inputs);
+    ASSERT_TRUE(plan.ok()) << test.name << ": " << plan.status();
+    EXPECT_EQ(plan->reads_pieces, test.want) << test.name;
+  }
+}
+
 TEST(PlanTest, DefaultClassAxis) {
   for (const auto& [shape, classes] : {std::pair<Shape, int64_t>{{7}, 7}, {{2, 7}, 7}, {{2, 7, 3}, 7}}) {
     Request request;

@@ -161,7 +161,7 @@ void WriteTiles(const S* x, int64_t size, bool stream, S* dx) {
     pending = {rows.x, gradients, dx + tile * size, kTile};
   }
   for (int64_t i = 0; i < kTile; ++i)
-    kernels.scatter(pending.x + i * size, 0, size, gradients[i], pending.dx + i * size);
+    kernels.scatter(pending.x.From(i * size), 0, size, gradients[i], pending.dx + i * size);
   shared.Flush();
   FlushStreams();
 }

@@ -1,6 +1,8 @@
 #include <google/protobuf/unknown_field_set.h>
 
+#include <algorithm>
 #include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -70,6 +72,31 @@ TEST_F(WireDecodeTest, EveryFieldArrivesHoweverTheBytesAreSliced) {
     ExpectSmallFields(*request);
     ExpectTensors(*request);
     EXPECT_TRUE(MakePlan(request->spec, TypesOf(request->inputs)).ok());
+  }
+}
+
+// Parts of a message, in any order, in their place where that is one slice.
+TEST(SliceReaderTest, ReadsWhatIsThere) {
+  std::string bytes(1000, '\0');
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i % 251);
+  std::mt19937 random(7);
+  for (const size_t slice_bytes : {size_t{1000}, size_t{333}, size_t{64}, size_t{7}, size_t{1}}) {
+    const Slices slices(BufferOf(bytes, slice_bytes));
+    SliceReader reader(slices);
+    size_t begin = 0;
+    for (int i = 0; i < 2000; ++i) {
+      if (i % 3 == 0 || begin >= bytes.size()) begin = random() % bytes.size();
+      const size_t size = std::min<size_t>(random() % 70, bytes.size() - begin);
+      std::vector<char> room(size + 1, 'x');
+      const void* const read = reader.Read(static_cast<int64_t>(begin), static_cast<int64_t>(size), room.data());
+      ASSERT_EQ(std::string(static_cast<const char*>(read), size), bytes.substr(begin, size)) << slice_bytes;
+      const bool in_one = size > 0 && begin / slice_bytes == (begin + size - 1) / slice_bytes;
+      if (slice_bytes >= 64) {  // gRPC joins shorter ones
+        ASSERT_EQ(read != room.data(), in_one) << slice_bytes << ' ' << begin << ' ' << size;
+      }
+      ASSERT_EQ(room[size], 'x');
+      begin += size;
+    }
   }
 }
 

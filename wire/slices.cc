@@ -61,6 +61,14 @@ void Slices::Release(int64_t offset, int64_t size) {
   Drop(released);
 }
 
+const void* SliceReader::Read(int64_t offset, int64_t size, void* room) {
+  if (size == 0) return room;
+  if (!Holds(at_, offset)) at_ = Holds(at_ + 1, offset) ? at_ + 1 : slices_.SliceAt(offset);
+  if (offset + size <= slices_.ends_[at_]) return slices_.slices_[at_].begin() + (offset - slices_.Begin(at_));
+  slices_.CopyTo(offset, size, room);
+  return room;
+}
+
 void SliceCursor::Skip(int64_t bytes) {
   position_ += bytes;
   if (end_ - at_ > bytes) {

@@ -37,6 +37,7 @@ class Slices {
 
  private:
   friend class SliceCursor;
+  friend class SliceReader;
   static void Drop(std::vector<grpc::Slice>& slices) noexcept;
   size_t SliceAt(int64_t offset) const;  // the slice that holds this byte
   int64_t Begin(size_t slice) const { return slice == 0 ? 0 : ends_[slice - 1]; }
@@ -44,6 +45,25 @@ class Slices {
   bool valid_ = false;
   std::vector<grpc::Slice> slices_;  // none of them empty
   std::vector<int64_t> ends_;        // where each ends in the message
+};
+
+// Reads parts of a message, each near the one before.
+class SliceReader {
+ public:
+  // `slices` outlive the reader.
+  explicit SliceReader(const Slices& slices) : slices_(slices) {}
+
+  // The bytes [offset, offset + size): in their place, unaligned, or copied to `room` if they are in more than one
+  // slice. REQUIRES: they are in [0, size()).
+  const void* Read(int64_t offset, int64_t size, void* room);
+
+ private:
+  bool Holds(size_t slice, int64_t offset) const {
+    return slice < slices_.ends_.size() && offset >= slices_.Begin(slice) && offset < slices_.ends_[slice];
+  }
+
+  const Slices& slices_;
+  size_t at_ = 0;  // the slice that the last one was in
 };
 
 // Reads a message from its beginning to its end. REQUIRES, everywhere: no more is read than is left.
