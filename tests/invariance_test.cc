@@ -115,7 +115,7 @@ Batch HostileRows(int64_t num_classes, DataType targets, DataType type) {
     if (const int64_t kind = row % 11; kind < 6) batch.logits.set(row % 2 == 0 ? last : first, values[kind]);
     for (int64_t i = first; row % 11 == 7 && i <= last; ++i) batch.logits.set(i, -kInfinity);
     for (int64_t i = first; row % 11 == 8 && i <= last; ++i) batch.logits.set(i, large);
-    for (int64_t i = first; row % 11 == 9 && i < last; ++i) batch.logits.set(i, -100);
+    for (int64_t i = first; row % 11 == 9 && i < last; ++i) batch.logits.set(i, -60 - static_cast<double>(i % 5));
   }
   batch.spec.outputs = {Output::kLogitsGradient};
   return batch;
@@ -242,11 +242,14 @@ TEST(InvarianceTest, AnyPieces) {
         SCOPED_TRACE(absl::StrCat(target, ", ", Name(type), ", ", num_classes, " classes"));
         Batch batch = HostileRows(num_classes, targets, type);
         const InPieces pieces(batch.logits);
-        const Outcome whole = testing::Evaluate(batch).value();
-        ASSERT_TRUE(whole.plan.reads_pieces);
-        const std::string alone = BitsInRuns(batch, whole, 2, false, 0);
-        for (const auto& [run, stream, misalignment] : {std::tuple(1, false, 0), {2, true, 8}, {99, true, 0}}) {
-          EXPECT_EQ(BitsInRuns(batch, whole, run, stream, misalignment, pieces.reader()) == alone, true) << run;
+        for (const float upstream : {1.0f, 1e-20f}) {  // with the latter, gradients are computed one by one
+          batch.upstream_gradient = OwnedTensor::Floats({}, {upstream});
+          const Outcome whole = testing::Evaluate(batch).value();
+          ASSERT_TRUE(whole.plan.reads_pieces);
+          const std::string alone = BitsInRuns(batch, whole, 2, false, 0);
+          for (const auto& [run, stream, misalignment] : {std::tuple(1, false, 0), {2, true, 8}, {99, true, 0}}) {
+            EXPECT_EQ(BitsInRuns(batch, whole, run, stream, misalignment, pieces.reader()) == alone, true) << run;
+          }
         }
         EXPECT_GT(pieces.num_copied(), 0);
       }
