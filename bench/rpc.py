@@ -246,8 +246,9 @@ class Bench:
 TITLES = ["case", "lossd", "versus", "ratio"]
 LEGEND = """\
 ratio: lossd is so many times as fast as the echo of the same bytes, or as the Python server; of memory: times the
-payload. GB/s are each way.
+payload. GB/s are each way. TCP's congestion control: {}; BBR paces loopback (docs/operations.md, The network).
 """
+CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def as_text(entries: list) -> str:
@@ -257,7 +258,8 @@ def as_text(entries: list) -> str:
     for row in rows:
         numbers = "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))
         lines.append(f"  {row[0].ljust(widths[0])}{numbers}".rstrip())
-    return "\n".join(["", "over the wire, client and servers in processes of their own", *lines, "", LEGEND])
+    return "\n".join(["", "over the wire, client and servers in processes of their own", *lines, "",
+                      LEGEND.format(CONGESTION_CONTROL.read_text().strip())])
 
 
 def as_markdown(entries: list) -> str:
