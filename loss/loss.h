@@ -119,7 +119,8 @@ struct Plan {
 
   bool stream_gradient = false;  // the logits' gradient is larger than the caches: written past them
 
-  bool reads_pieces = false;  // logits may be given as TensorView::pieces: they are read once, a row's block at a time
+  // Logits may be given as TensorView::pieces: a row's block is read at a time, or one entry, and some of them again.
+  bool reads_pieces = false;
 
   int64_t result_bytes = 0;   // of all tensors in `results`
   int64_t scratch_bytes = 0;  // what EvaluateBlocks() needs, for each thread that calls it

@@ -7,8 +7,8 @@
 // so that  dx_j = T p_j - t_j - sum_k h_k [j = k].  `reduce` takes the sums, decide.h decides, `scatter` writes the
 // gradient; only the middle step knows which loss it is.
 //
-// All functions here: never allocate, never fail, thread-safe; pointers need no alignment beyond their type's; the
-// result depends on the row and the SIMD target only.
+// All functions here: never allocate, never fail, thread-safe; inputs need not be aligned, outputs as their type is;
+// the result depends on the row and the SIMD target only.
 #ifndef LOSSD_LOSS_ROW_H_
 #define LOSSD_LOSS_ROW_H_
 

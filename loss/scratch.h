@@ -105,7 +105,7 @@ struct ScratchLayout {
 
   bool whole_rows;    // outputs of every class are asked for, besides the logits' gradient
   bool pending;       // the gradient of a tile is written while the next one is read
-  bool reads_pieces;  // of rows nothing is needed but their blocks, one after the other
+  bool reads_pieces;  // no step needs more of the logits at a time than a block
   bool copied;        // the next tile is copied while one is computed
   bool modified;      // temperature or softcap: rows are rewritten before they are evaluated
   RowLayout layout;

@@ -119,9 +119,11 @@ struct TensorType {
   friend constexpr bool operator==(const TensorType&, const TensorType&) = default;
 };
 
-// Reads a tensor whose bytes do not lie one after the other.
+// Reads a tensor whose bytes do not lie one after the other. Called by one thread at a time, which may be different
+// ones: who shares a tensor among calls on several threads gives each a reader, or one that does not mind.
 struct PieceReader {
-  // Where the bytes [offset, offset + size) do: in their place, unaligned, or copied to `room`, which has as many.
+  // Where the bytes [offset, offset + size) do: in their place, unaligned, where they stay as long as the tensor does,
+  // or copied to `room`, which has as many. In any order, and more than once.
   const void* (*read)(void* context, int64_t offset, int64_t size, void* room);
   void* context;
 };

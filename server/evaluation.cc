@@ -15,7 +15,8 @@ namespace {
 constexpr int64_t kSmallLogits = 1 << 14;
 static_assert(kSmallLogits <= kRowPart && kSmallLogits <= kWeighedElements,
               "a small batch is computed where there is no pool to share it");
-constexpr int64_t kMaxWindowBytes = 1 << 19;  // what stays in the L2 cache between the copy and the kernels
+constexpr int64_t kWindowBytes = 1 << 19;    // what stays in the L2 cache between the copy and the kernels
+constexpr int64_t kMaxBlockBytes = 1 << 20;  // of tensors with larger blocks nothing is gained by copying those alone
 
 // Runs a step that may throw what it did not write itself: allocation failures, protobuf. Nothing gets past here.
 template <typename Step>
@@ -48,11 +49,13 @@ int64_t WindowBytes(const Plan& plan, int64_t num_blocks, const TensorType& type
 
 // The tensors that can be read block by block: those with a row for each element, one after the other.
 InputSet<bool> RowTensors(const Plan& plan) {
+  const auto fits = [&](const TensorType& type) { return WindowBytes(plan, 1, type) <= kMaxBlockBytes; };
+  const TensorType &logits = plan.inputs.logits, &targets = plan.inputs.targets;
   InputSet<bool> tensors{};
-  if (plan.inner_size != 1 || WindowBytes(plan, 1, plan.inputs.logits) > kMaxWindowBytes) return tensors;
-  tensors.logits = true;
+  if (plan.inner_size != 1) return tensors;
+  tensors.logits = fits(logits);
   // Class indices are read before the rows are.
-  tensors.targets = IsFloat(plan.inputs.targets.data_type) && plan.inputs.targets.shape == plan.inputs.logits.shape;
+  tensors.targets = IsFloat(targets.data_type) && targets.shape == logits.shape && fits(targets);
   return tensors;
 }
 
@@ -61,6 +64,7 @@ class Pieces {
  public:
   // `begin`: where the logits begin in the message.
   Pieces(const Slices& message, int64_t begin) : slices_(message), begin_(begin) {}
+  Pieces(const Pieces&) = delete;
   const PieceReader* reader() const { return &reader_; }
 
  private:
@@ -134,8 +138,12 @@ absl::Status Evaluation::Admit() {
   if (by_rows.targets && request_.contents.targets.scattered) window_.targets = true;
   // No thread is given more at once, see Executor::ForEach().
   const int64_t longest = plan_.num_blocks / (2 * context_.executor.threads());
-  const int64_t fitting = window_.logits ? kMaxWindowBytes / WindowBytes(plan_, 1, plan_.inputs.logits) : longest;
-  run_blocks_ = std::max<int64_t>(std::min({plan_.run_blocks, longest, fitting}), 1);
+  const auto fitting = [this](bool wanted, const TensorType& type) {
+    return wanted ? kWindowBytes / WindowBytes(plan_, 1, type) : plan_.run_blocks;
+  };
+  run_blocks_ = std::min({plan_.run_blocks, longest, fitting(window_.logits, plan_.inputs.logits),
+                          fitting(window_.targets, plan_.inputs.targets)});
+  run_blocks_ = std::max<int64_t>(run_blocks_, 1);
   const auto window_bytes = [this](bool wanted, const TensorType& type) {
     return wanted ? RoundUp(WindowBytes(plan_, run_blocks_, type)) : 0;
   };
@@ -240,7 +248,7 @@ absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& wei
     std::byte* const mine = scratch->data() + worker * thread_bytes_;
     const Plan::Range run = {begin, end};
     Inputs inputs = ReadWindow(run, mine + RoundUp(plan_.scratch_bytes));
-    const Pieces pieces(request_.message, request_.contents.logits.scattered.value_or(0));
+    Pieces pieces(request_.message, request_.contents.logits.scattered.value_or(0));
     if (in_pieces_) inputs.logits.pieces = pieces.reader();
     EvaluateBlocks(plan_, inputs, weights, run, results, mine, blocks, parallel_for);
   });

@@ -40,7 +40,7 @@ struct Request {
 };
 
 // Reads the fields of a request. Does not judge shapes, which MakePlan() does. Raw contents stay in the slices of
-// `bytes`: tensors that lie in one of them are seen there, the others have to be gathered.
+// `bytes`: tensors that lie in one of them are seen there, the others are gathered, or read in pieces.
 // Errors: kInvalidArgument and kUnimplemented, naming the field; what `reserve` says.
 absl::StatusOr<Request> Decode(grpc::ByteBuffer bytes, ReserveBytes reserve);
 

@@ -115,7 +115,8 @@ Batch HostileRows(int64_t num_classes, DataType targets, DataType type) {
     if (const int64_t kind = row % 11; kind < 6) batch.logits.set(row % 2 == 0 ? last : first, values[kind]);
     for (int64_t i = first; row % 11 == 7 && i <= last; ++i) batch.logits.set(i, -kInfinity);
     for (int64_t i = first; row % 11 == 8 && i <= last; ++i) batch.logits.set(i, large);
-    for (int64_t i = first; row % 11 == 9 && i < last; ++i) batch.logits.set(i, -60 - static_cast<double>(i % 5));
+    const double far = type == DataType::kFloat64 ? -400 : -60;
+    for (int64_t i = first; row % 11 == 9 && i < last; ++i) batch.logits.set(i, far - static_cast<double>(i % 5));
   }
   batch.spec.outputs = {Output::kLogitsGradient};
   return batch;
@@ -192,6 +193,7 @@ TEST(InvarianceTest, AnyRuns) {
 // A tensor in pieces of many lengths, each in memory of its own, which ends where it ends.
 class InPieces {
  public:
+  InPieces(const InPieces&) = delete;
   explicit InPieces(const OwnedTensor& tensor) {
     constexpr size_t kLengths[] = {5000, 1, 40000, 3, 8192, 8191, 2, 8193, 100000, 17};
     const std::string bytes = tensor.Bits();
@@ -202,6 +204,7 @@ class InPieces {
     }
   }
   const PieceReader* reader() const { return &reader_; }
+  const std::vector<size_t>& ends() const { return ends_; }
   int64_t num_copied() const { return num_copied_; }
 
  private:
@@ -230,6 +233,21 @@ class InPieces {
   const PieceReader reader_{&Read, this};
 };
 
+// Class indices that are in two pieces, of some rows.
+void AimBetweenPieces(const InPieces& pieces, Batch& batch) {
+  const int64_t num_classes = batch.logits.type().shape[1], bytes = SizeOf(batch.logits.type().data_type);
+  for (const size_t end : pieces.ends()) {
+    const int64_t entry = static_cast<int64_t>(end) / bytes;
+    if (static_cast<int64_t>(end) % bytes != 0)
+      batch.targets.set(entry / num_classes, static_cast<double>(entry % num_classes));
+  }
+}
+
+// An upstream gradient with which no gradient fits the vector code, and few are 0 or infinite.
+OwnedTensor ExtremeUpstream(DataType type) {
+  return OwnedTensor::Doubles({}, {type == DataType::kFloat64 ? 1e-160 : type == DataType::kFloat16 ? 1e16 : 1e-20});
+}
+
 // Logits in pieces are read where they are, block by block, or put together for a block.
 TEST(InvarianceTest, AnyPieces) {
   testing::ForEachSimdTarget([](const char* target) {
@@ -241,9 +259,10 @@ TEST(InvarianceTest, AnyPieces) {
       for (const int64_t num_classes : {129, 1003, 20001}) {
         SCOPED_TRACE(absl::StrCat(target, ", ", Name(type), ", ", num_classes, " classes"));
         Batch batch = HostileRows(num_classes, targets, type);
-        const InPieces pieces(batch.logits);
-        for (const float upstream : {1.0f, 1e-20f}) {  // with the latter, gradients are computed one by one
-          batch.upstream_gradient = OwnedTensor::Floats({}, {upstream});
+        InPieces pieces(batch.logits);
+        if (!IsFloat(targets)) AimBetweenPieces(pieces, batch);
+        for (const OwnedTensor& upstream : {OwnedTensor::Doubles({}, {1}), ExtremeUpstream(type)}) {
+          batch.upstream_gradient = upstream;
           const Outcome whole = testing::Evaluate(batch).value();
           ASSERT_TRUE(whole.plan.reads_pieces);
           const std::string alone = BitsInRuns(batch, whole, 2, false, 0);
@@ -257,13 +276,9 @@ TEST(InvarianceTest, AnyPieces) {
   });
 }
 
-// The same of all outputs that are one value a row, for which ignored rows are read too.
-TEST(InvarianceTest, AnyPiecesOfAnyOutput) {
-  Batch batch = HostileRows(1003, DataType::kInt64, DataType::kFloat32);
-  batch.spec.outputs = {Output::kElementLoss, Output::kLogSumExp, Output::kTargetLogProbability,
-                        Output::kPredictedClass};
-  std::get<CrossEntropy>(batch.spec.loss).focal_gamma = 2;
-  const InPieces pieces(batch.logits);
+void ExpectPiecesEqualWhole(const char* name, const Batch& batch) {
+  SCOPED_TRACE(name);
+  InPieces pieces(batch.logits);
   const Outcome whole = testing::Evaluate(batch).value();
   ASSERT_TRUE(whole.plan.reads_pieces);
   ResultSet<OwnedTensor> owned;
@@ -282,11 +297,40 @@ TEST(InvarianceTest, AnyPiecesOfAnyOutput) {
   EvaluateBlocks(whole.plan, inputs, whole.weights, {0, whole.plan.num_blocks}, results, scratch.data(), blocks);
   EXPECT_EQ(Summarize(whole.plan, whole.weights, blocks, results).correct_count, whole.summary.correct_count);
   ForEachResult(
-      [](const char* name, const OwnedTensor& got, const OwnedTensor& want) {
+      [](const char* result, const OwnedTensor& got, const OwnedTensor& want) {
         if (!want) return;
-        EXPECT_EQ(got.Bits() == want.Bits(), true) << name;
+        EXPECT_EQ(got.Bits() == want.Bits(), true) << result;
       },
       owned, whole.results);
+}
+
+// The same of every output that needs no more than a block at a time, with everything that may change it.
+TEST(InvarianceTest, AnyPiecesOfAnyOutput) {
+  Batch focal = HostileRows(1003, DataType::kInt64, DataType::kFloat32);
+  focal.spec.outputs = {Output::kElementLoss, Output::kLogSumExp, Output::kTargetLogProbability,
+                        Output::kPredictedClass, Output::kLogitsGradient};
+  std::get<CrossEntropy>(focal.spec.loss).focal_gamma = 2;
+  ExpectPiecesEqualWhole("focal", focal);
+
+  std::mt19937_64 random(11);
+  testing::BatchOptions options{.outer = {300}, .num_classes = 1003, .class_weights = true, .sample_weights = true};
+  Batch poly = testing::RandomBatch(options, random);
+  poly.spec.outputs = {Output::kPredictedClass, Output::kLogitsGradient};
+  std::get<CrossEntropy>(poly.spec.loss).poly_epsilon = 0.5;
+  ExpectPiecesEqualWhole("poly, weights", poly);
+
+  options.sparse_size = 5;
+  Batch sparse = testing::RandomBatch(options, random);
+  sparse.spec.reduction = Reduction::kNone;
+  sparse.spec.outputs = {Output::kTargetsGradient, Output::kLogitsGradient, Output::kLogSumExp};
+  std::get<CrossEntropy>(sparse.spec.loss).z_loss = 0.1;
+  ExpectPiecesEqualWhole("sparse, z-loss", sparse);
+
+  options = {.target_type = DataType::kBfloat16, .outer = {300}, .num_classes = 1003};
+  Batch dense = testing::RandomBatch(options, random);  // its targets are widened in the scratch
+  dense.spec.outputs = {Output::kElementLoss};
+  std::get<CrossEntropy>(dense.spec.loss).label_smoothing = 0.1;
+  ExpectPiecesEqualWhole("dense, smoothed", dense);
 }
 
 constexpr double kInf = std::numeric_limits<double>::infinity();

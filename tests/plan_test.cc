@@ -364,7 +364,7 @@ TEST(PlanTest, ScratchOfLongRowsIsThatOfTheRowsThereAre) {
   EXPECT_LT(MakePlan(spec, inputs)->scratch_bytes, 2 * (int64_t{1} << 24) * 4 + (1 << 14));
 }
 
-// Logits are read in pieces where nothing is needed of a row but its blocks, one after the other.
+// Logits are read in pieces where no step needs more of them at a time than a block.
 TEST(PlanTest, ReadsPieces) {
   const OutputSet gradient = {Output::kLogitsGradient};
   const struct {
@@ -373,6 +373,7 @@ TEST(PlanTest, ReadsPieces) {
     OutputSet outputs;
     Loss loss = CrossEntropy();
     DataType gradient_type = DataType::kUnspecified;
+    DataType type = DataType::kFloat32, targets = DataType::kInt64;
     bool want = false;
   } kCases[] = {
       {.name = "rows", .logits = {8, 1000}, .outputs = gradient, .want = true},
@@ -384,7 +385,20 @@ TEST(PlanTest, ReadsPieces) {
        .want = true},
       {.name = "short rows", .logits = {8, 100}, .outputs = gradient},
       {.name = "classes before others", .logits = {8, 1000, 2}, .outputs = gradient},
+      {.name = "the longest rows", .logits = {8, kRowPart}, .outputs = gradient, .want = true},
       {.name = "rows in parts", .logits = {8, kRowPart + 1}},
+      {.name = "doubles that are kept",
+       .logits = {8, kRowPart / 2},
+       .outputs = gradient,
+       .type = DataType::kFloat64,
+       .want = true},
+      {.name = "doubles that are not",
+       .logits = {8, kRowPart / 2 + 1},
+       .outputs = gradient,
+       .type = DataType::kFloat64},
+      {.name = "probabilities", .logits = {8, 1000}, .outputs = gradient, .targets = DataType::kFloat32, .want = true},
+      {.name = "widened probabilities", .logits = {8, 1000}, .targets = DataType::kBfloat16, .want = true},
+      {.name = "the same with gradient", .logits = {8, 1000}, .outputs = gradient, .targets = DataType::kBfloat16},
       {.name = "another type", .logits = {8, 1000}, .outputs = gradient, .gradient_type = DataType::kFloat64},
       {.name = "all probabilities", .logits = {8, 1000}, .outputs = {Output::kProbabilities}},
       {.name = "entropy", .logits = {8, 1000}, .outputs = {Output::kEntropy}},
@@ -394,8 +408,8 @@ TEST(PlanTest, ReadsPieces) {
   };
   for (const auto& test : kCases) {
     Request request;
-    request.inputs.logits = Float(test.logits);
-    request.inputs.targets.shape = test.logits.Without(1);
+    request.inputs.logits = {test.type, test.logits};
+    request.inputs.targets = {test.targets, IsFloat(test.targets) ? test.logits : test.logits.Without(1)};
     request.spec.outputs = test.outputs;
     request.spec.loss = test.loss;
     request.spec.gradient_type = test.gradient_type;

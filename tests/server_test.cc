@@ -5,10 +5,12 @@
 #include <functional>
 #include <future>
 #include <map>
+#include <random>
 #include <set>
 #include <thread>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "loss/element.h"
 #include "tests/messages.h"
@@ -63,6 +65,24 @@ TEST_F(ServerTest, AnswersAreTheTruth) {
     EXPECT_EQ(rows.size(), 4u);
     EXPECT_TRUE(server_->AwaitIdle(kForever));
     for (const auto& [loss, count] : rows) EXPECT_EQ(Sample("lossd_rows_total{loss=\"" + loss + "\"}"), count);
+  }
+}
+
+// Long rows are read in the slices they were received in, of which these have many.
+TEST_F(ServerTest, RowsInSlicesAreReadWhereTheyAre) {
+  Start();
+  std::mt19937_64 random(13);
+  for (const DataType type : kFloats) {
+    for (const DataType targets : {DataType::kInt64, type}) {
+      SCOPED_TRACE(absl::StrCat(Name(type), ", targets ", Name(targets)));
+      testing::Batch batch = testing::RandomBatch(
+          {.type = type, .target_type = targets, .outer = {130}, .num_classes = 2503, .ignore_some = !IsFloat(targets)},
+          random);
+      batch.spec.outputs = {Output::kLogitsGradient, Output::kElementLoss};
+      const Reply reply = Call(*stub_, RequestOf(batch));
+      ASSERT_TRUE(reply.status.ok()) << reply.status.error_message();
+      ExpectTruth(batch, reply.response);
+    }
   }
 }
 
