@@ -133,38 +133,33 @@ absl::Status Evaluation::Admit() {
   }
   const InputSet<bool> by_rows = RowTensors(plan_);
   window_ = {};
-  in_pieces_ = plan_.reads_pieces && request_.contents.logits.scattered;
-  if (by_rows.logits && request_.contents.logits.scattered && !in_pieces_) window_.logits = true;
-  if (by_rows.targets && request_.contents.targets.scattered) window_.targets = true;
+  window_.logits = by_rows.logits && request_.contents.logits.scattered && !ReadsPieces();
+  window_.targets = by_rows.targets && request_.contents.targets.scattered;
   // No thread is given more at once, see Executor::ForEach().
   const int64_t longest = plan_.num_blocks / (2 * context_.executor.threads());
-  const auto fitting = [this](bool wanted, const TensorType& type) {
-    return wanted ? kWindowBytes / WindowBytes(plan_, 1, type) : plan_.run_blocks;
-  };
-  run_blocks_ = std::min({plan_.run_blocks, longest, fitting(window_.logits, plan_.inputs.logits),
-                          fitting(window_.targets, plan_.inputs.targets)});
-  run_blocks_ = std::max<int64_t>(run_blocks_, 1);
-  const auto window_bytes = [this](bool wanted, const TensorType& type) {
-    return wanted ? RoundUp(WindowBytes(plan_, run_blocks_, type)) : 0;
-  };
-  thread_bytes_ = RoundUp(plan_.scratch_bytes) + window_bytes(window_.logits, plan_.inputs.logits) +
-                  window_bytes(window_.targets, plan_.inputs.targets);
+  const int64_t logits_bytes = window_.logits ? WindowBytes(plan_, 1, plan_.inputs.logits) : 0,
+                targets_bytes = window_.targets ? WindowBytes(plan_, 1, plan_.inputs.targets) : 0;
+  const int64_t fitting = kWindowBytes / std::max<int64_t>({logits_bytes, targets_bytes, 1});
+  run_blocks_ = std::max<int64_t>(std::min({plan_.run_blocks, longest, fitting}), 1);
+  thread_bytes_ =
+      RoundUp(plan_.scratch_bytes) + RoundUp(run_blocks_ * logits_bytes) + RoundUp(run_blocks_ * targets_bytes);
   int64_t bytes = plan_.result_bytes + ScatteredBytes(request_, Gathered());
   if (IsInPlace()) bytes -= request_.contents.logits.bytes;
   return Reserve(bytes + thread_bytes_ * context_.executor.threads());
 }
 
+bool Evaluation::ReadsPieces() const { return plan_.reads_pieces && request_.contents.logits.scattered; }
+
 InputSet<bool> Evaluation::Gathered() const {
   InputSet<bool> gathered;
-  ForEachInput([](const char*, bool copied, bool& rest) { rest = !copied; }, window_, gathered);
-  if (in_pieces_) gathered.logits = false;
+  ForEachInput(
+      [](const char*, const Contents& contents, bool copied, bool& rest) { rest = contents.scattered && !copied; },
+      request_.contents, window_, gathered);
+  if (ReadsPieces()) gathered.logits = false;
   return gathered;
 }
 
-bool Evaluation::IsInPlace() const {
-  return request_.contents.logits.scattered && Gathered().logits &&
-         plan_.results.logits_gradient == plan_.inputs.logits;
-}
+bool Evaluation::IsInPlace() const { return Gathered().logits && plan_.results.logits_gradient == plan_.inputs.logits; }
 
 absl::Status Evaluation::Reserve(int64_t bytes) {
   absl::Status status = ticket_.Reserve(bytes);
@@ -249,7 +244,7 @@ absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& wei
     const Plan::Range run = {begin, end};
     Inputs inputs = ReadWindow(run, mine + RoundUp(plan_.scratch_bytes));
     Pieces pieces(request_.message, request_.contents.logits.scattered.value_or(0));
-    if (in_pieces_) inputs.logits.pieces = pieces.reader();
+    if (ReadsPieces()) inputs.logits.pieces = pieces.reader();
     EvaluateBlocks(plan_, inputs, weights, run, results, mine, blocks, parallel_for);
   });
   // What was skipped stays skipped, even if the clock has been set back since.

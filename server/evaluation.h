@@ -58,7 +58,8 @@ class Evaluation {
   absl::Status Refuse(Refusal refusal, absl::Status status);
 
   absl::StatusOr<MessageWriter> EvaluateOrThrow();
-  InputSet<bool> Gathered() const;  // which inputs are copied as a whole, if they are scattered
+  bool ReadsPieces() const;         // the logits are read where they are, in the slices of the message
+  InputSet<bool> Gathered() const;  // the scattered inputs that are copied as a whole
   bool IsInPlace() const;           // the logits are gathered, and overwritten by their gradient
   absl::Status AllocateResults(Answer& answer, Results& results);
   absl::StatusOr<std::vector<BlockSummary>> Compute(const Weights& weights, const Results& results);
@@ -73,8 +74,7 @@ class Evaluation {
   Refusal refusal_ = Refusal::kNone;
   Request request_;
   Plan plan_;
-  bool in_pieces_ = false;    // the logits are read where they are, in the slices of the message
-  InputSet<bool> window_{};   // copied from there, a run of blocks at a time
+  InputSet<bool> window_{};   // copied from the slices of the message, a run of blocks at a time
   int64_t run_blocks_ = 1;    // that are evaluated together
   int64_t thread_bytes_ = 0;  // scratch and window of each thread
 };

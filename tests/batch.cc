@@ -139,6 +139,7 @@ Inputs Batch::inputs() const {
   Inputs views;
   const InputSet<OwnedTensor>& tensors = *this;
   ForEachInput([](const char*, const OwnedTensor& tensor, TensorView& view) { view = tensor.view(); }, tensors, views);
+  if (pieces != nullptr) views.logits = {nullptr, views.logits.type, pieces};
   return views;
 }
 

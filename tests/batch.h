@@ -60,6 +60,7 @@ class OwnedTensor {
 // One request, with tensors of its own.
 struct Batch : InputSet<OwnedTensor> {
   Spec spec;
+  const PieceReader* pieces = nullptr;  // if set, what the logits are read from
 
   Inputs inputs() const;
 };

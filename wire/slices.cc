@@ -48,9 +48,12 @@ void Slices::CopyTo(int64_t offset, int64_t size, void* to) const {
 const std::byte* Slices::Contiguous(int64_t offset, int64_t size) const {
   static constexpr std::byte kNothing{};
   if (size == 0) return &kNothing;
-  const size_t i = SliceAt(offset);
-  if (offset + size > ends_[i]) return nullptr;
-  return reinterpret_cast<const std::byte*>(slices_[i].begin()) + (offset - Begin(i));
+  return In(SliceAt(offset), offset, size);
+}
+
+const std::byte* Slices::In(size_t slice, int64_t offset, int64_t size) const {
+  if (offset + size > ends_[slice]) return nullptr;
+  return reinterpret_cast<const std::byte*>(slices_[slice].begin()) + (offset - Begin(slice));
 }
 
 void Slices::Release(int64_t offset, int64_t size) {
@@ -64,7 +67,7 @@ void Slices::Release(int64_t offset, int64_t size) {
 const void* SliceReader::Read(int64_t offset, int64_t size, void* room) {
   if (size == 0) return room;
   if (!Holds(at_, offset)) at_ = Holds(at_ + 1, offset) ? at_ + 1 : slices_.SliceAt(offset);
-  if (offset + size <= slices_.ends_[at_]) return slices_.slices_[at_].begin() + (offset - slices_.Begin(at_));
+  if (const std::byte* bytes = slices_.In(at_, offset, size)) return bytes;
   slices_.CopyTo(offset, size, room);
   return room;
 }

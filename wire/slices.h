@@ -40,6 +40,8 @@ class Slices {
   friend class SliceReader;
   static void Drop(std::vector<grpc::Slice>& slices) noexcept;
   size_t SliceAt(int64_t offset) const;  // the slice that holds this byte
+  // Those bytes in this slice, which holds the first; null if it does not hold all.
+  const std::byte* In(size_t slice, int64_t offset, int64_t size) const;
   int64_t Begin(size_t slice) const { return slice == 0 ? 0 : ends_[slice - 1]; }
 
   bool valid_ = false;
