@@ -1,4 +1,4 @@
-// One block of a row (row-inl.h): its maximum, and its sums relative to that.
+// One block of a row (row-inl.h): its maximum, and its sums relative to a number that is known before.
 
 #if defined(LOSSD_LOSS_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LOSSD_LOSS_BLOCK_INL_H_
@@ -7,7 +7,6 @@
 #define LOSSD_LOSS_BLOCK_INL_H_
 #endif
 
-#include <hwy/contrib/algo/find-inl.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -50,98 +49,66 @@ HWY_INLINE void FetchAhead(const void* next) {
 template <typename T>
 inline constexpr size_t kBlock = static_cast<size_t>(kRowBlock<T>);
 
-// The largest number of a block, NaN left out, and the first place that has it.
-template <typename T>
-struct BlockMax {
-  T max;
-  size_t place;
+// A block of a row: x [size], at `offset` of the row.
+template <typename S>
+struct RowBlock {
+  const S* x;
+  size_t size, offset;
 };
 
-// Finds the largest number of a block, a step of vectors at a time, so that it can be done while another block is
-// summed: memory is then read all the time, and at an even pace. REQUIRES: size <= kBlock<T>.
+// The largest of x [size] where it is not NaN; -inf if there is none.
 template <class D, typename S>
-class MaxScan {
+HWY_INLINE hn::TFromD<D> MaxOf(D d, const S* x, size_t size) {
+  const size_t lanes = hn::Lanes(d);
+  const auto lowest = hn::Set(d, -std::numeric_limits<hn::TFromD<D>>::infinity());
+  auto max = lowest;
+  size_t i = 0;
+  for (; i + lanes <= size; i += lanes) max = hn::Max(LoadLanes(d, x + i), max);  // of NaN and another, x86 keeps that
+  if (i < size) max = hn::Max(hn::IfThenElse(hn::FirstN(d, size - i), LoadTail(d, x + i, size - i), lowest), max);
+  return hn::GetLane(hn::MaxOfLanes(d, max));
+}
+
+// The first place of x [size] that has `value`, which is there.
+template <class D, typename S>
+HWY_INLINE size_t PlaceOf(D d, hn::TFromD<D> value, const S* x, size_t size) {
+  const size_t lanes = hn::Lanes(d);
+  const auto wanted = hn::Set(d, value);
+  size_t i = 0;
+  for (; i + lanes <= size; i += lanes) {
+    const intptr_t lane = hn::FindFirstTrue(d, hn::Eq(LoadLanes(d, x + i), wanted));
+    if (lane >= 0) return i + static_cast<size_t>(lane);
+  }
+  return i + static_cast<size_t>(hn::FindFirstTrue(d, hn::Eq(LoadTail(d, x + i, size - i), wanted)));
+}
+
+// What the exponentials of a block are relative to: a number that is finite, and not above what there is to be summed.
+template <class D>
+struct Reference {
   using T = hn::TFromD<D>;
-  using V = hn::Vec<D>;
+  T value;
+  ExpOrigin<hn::Vec<D>> origin;
 
- public:
-  static constexpr size_t kMaxima = kBlock<T> / kUnroll;
-  static constexpr size_t kStepBytes = kUnroll * hn::MaxLanes(D()) * sizeof(S);
+  HWY_INLINE Reference(D d, T number) { Set(d, number); }
 
-  // The block is x [size], left in `copy` as T where it is stored as something else. `maxima` [kMaxima]: room, aligned.
-  HWY_INLINE MaxScan(D d, const S* x, size_t size, T* copy, T* maxima)
-      : d_(d), x_(x), copy_(copy), maxima_(maxima), size_(size), max_(Lowest()) {}
-
-  // A step, if there are so many elements left.
-  HWY_INLINE void Step() {
-    const size_t lanes = hn::Lanes(d_);
-    if (HWY_UNLIKELY(next_ + kUnroll * lanes > size_)) return;
-    FetchAhead<kStepBytes>(x_ + next_);
-    for (size_t k = 0; k < kUnroll; ++k) Raise(Load(next_ + k * lanes));
-    EndStep();
+  // Field by field: a whole that was just put together of parts is slow to read.
+  HWY_INLINE void Set(D d, T number) {
+    const auto of = OriginOf(d, hn::Set(d, number));
+    value = number;
+    origin.offset = of.offset;
+    origin.shift = of.shift;
+    origin.lowest = of.lowest;
   }
 
-  // Does what is left.
-  HWY_INLINE BlockMax<T> Finish() {
-    const size_t lanes = hn::Lanes(d_);
-    while (next_ + kUnroll * lanes <= size_) Step();
-    if (next_ < size_) FetchAhead<kStepBytes>(x_ + next_);
-    size_t i = next_;
-    for (; i + lanes <= size_; i += lanes) Raise(Load(i));
-    if (i < size_) {
-      const V v = LoadTail(d_, x_ + i, size_ - i);
-      if constexpr (!std::is_same_v<S, T>) StoreTail(v, d_, copy_ + i, size_ - i);
-      Raise(hn::IfThenElse(hn::FirstN(d_, size_ - i), v, Lowest()));
-    }
-    if (next_ < size_) EndStep();
-    const T max = hn::GetLane(hn::MaxOfLanes(d_, max_));
-    return {max, size_ == 0 ? 0 : PlaceOf(max)};
-  }
-
-  const T* values() const {
-    if constexpr (std::is_same_v<S, T>) return x_;
-    return copy_;
-  }
-
- private:
-  HWY_INLINE V Load(size_t i) {
-    const V v = LoadLanes(d_, x_ + i);
-    if constexpr (!std::is_same_v<S, T>) hn::Store(v, d_, copy_ + i);
-    return v;
-  }
-
-  HWY_INLINE V Lowest() const { return hn::Set(d_, -std::numeric_limits<T>::infinity()); }
-
-  // Where v is NaN, x86 keeps the other. Wherever NaN ends up, the sums catch it.
-  HWY_INLINE void Raise(V v) { max_ = hn::Max(v, max_); }
-
-  HWY_INLINE void EndStep() {
-    hn::Store(max_, d_, maxima_ + next_ / kUnroll);
-    next_ += kUnroll * hn::Lanes(d_);
-  }
-
-  HWY_INLINE size_t PlaceOf(T max) const {
-    const size_t lanes = hn::Lanes(d_), step = kUnroll * lanes;
-    const V wanted = hn::Set(d_, max);
-    size_t first = 0;
-    while (first + step < size_ && hn::AllFalse(d_, hn::Eq(hn::Load(d_, maxima_ + first / kUnroll), wanted)))
-      first += step;
-    return first + hn::Find(d_, max, values() + first, std::min(step, size_ - first));
-  }
-
-  D d_;
-  const S* x_;
-  T* copy_;
-  T* maxima_;  // so far, by lane, after each step
-  size_t size_;
-  size_t next_ = 0;
-  V max_;
+  // What is subtracted from logits before anything else.
+  T offset() const { return std::fabs(value) > ExpConstants<T>::kOffsetAbove ? value : 0; }
 };
 
-// Sums of one block relative to its own max.
+// Sums of one block.
+template <typename T>
 struct BlockSums {
-  double others = 0, background = 0, background_dot = 0;
-  double factor = 0;  // FactorOf() the block
+  T max;                                      // where it is not NaN
+  double exps = 0;                            // of all, relative to the reference: exps * FactorAt() to the maximum
+  double background = 0, background_dot = 0;  // relative to the reference
 };
 
 // v, but 0 in one lane.
@@ -149,14 +116,6 @@ template <class D>
 HWY_INLINE hn::Vec<D> WithoutLane(D d, hn::Vec<D> v, size_t lane) {
   return hn::IfThenZeroElse(LaneMask(d, lane), v);
 }
-
-// A block of a row: x [size], at `offset` of the row.
-template <typename T>
-struct RowBlock {
-  const T* x;
-  size_t size, offset;
-  BlockMax<T> max;  // left out of the sum; max.max, the reference of all of them, is finite
-};
 
 template <class D>
 HWY_INLINE double SumOf(D d, hn::Vec<D> v) {
@@ -176,18 +135,23 @@ HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
 // Adds a block up.
 template <BackgroundKind kKind, class D>
 class BlockAdder {
+  using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 
  public:
-  HWY_INLINE BlockAdder(D d, V max) : d_(d), max_(max) { Clear(); }
+  HWY_INLINE BlockAdder(D d, V base) : d_(d), base_(base), max_(Lowest()) { Clear(); }
 
-  // In accumulator k: e = exp(x - m).
-  HWY_INLINE void Add(size_t k, const ExpParts<V>& e) { others_[k] = hn::MulAdd(e.fraction, e.power, others_[k]); }
+  HWY_INLINE V Lowest() const { return hn::Set(d_, -std::numeric_limits<T>::infinity()); }
+  // Where v is NaN, x86 keeps the other. Wherever NaN ends up, the sums catch it.
+  HWY_INLINE void Raise(V v) { max_ = hn::Max(v, max_); }
+
+  // In accumulator k.
+  HWY_INLINE void Add(size_t k, const ExpParts<V>& e) { exps_[k] = hn::MulAdd(e.fraction, e.power, exps_[k]); }
   // x_j and t_j of several vectors.
   template <size_t kSize>
   HWY_INLINE void AddBackground(const V (&x)[kSize], const V (&t)[kSize]) {
     V z[kSize];
-    for (size_t k = 0; k < kSize; ++k) z[k] = hn::Sub(x[k], max_);
+    for (size_t k = 0; k < kSize; ++k) z[k] = hn::Sub(x[k], base_);
     if constexpr (LeavesOutScale(kKind)) {
       background_.AddOrdinary(z, t);
     } else if constexpr (kKind != BackgroundKind::kNone) {
@@ -197,7 +161,7 @@ class BlockAdder {
 
   // To double, before a sum of T has too many terms.
   HWY_INLINE void Flush() {
-    sums_.others += SumOf(d_, hn::Add(hn::Add(others_[0], others_[1]), hn::Add(others_[2], others_[3])));
+    sums_.exps += SumOf(d_, hn::Add(hn::Add(exps_[0], exps_[1]), hn::Add(exps_[2], exps_[3])));
     if constexpr (kKind != BackgroundKind::kNone) {
       sums_.background += SumOf(d_, background_.mass);
       sums_.background_dot += SumOf(d_, background_.dot);
@@ -205,38 +169,39 @@ class BlockAdder {
     Clear();
   }
 
-  HWY_INLINE BlockSums Finish() {
+  HWY_INLINE BlockSums<T> Finish() {
     Flush();
+    sums_.max = hn::GetLane(hn::MaxOfLanes(d_, max_));
     return sums_;
   }
 
  private:
   HWY_INLINE void Clear() {
-    for (size_t k = 0; k < kUnroll; ++k) others_[k] = hn::Zero(d_);
+    for (size_t k = 0; k < kUnroll; ++k) exps_[k] = hn::Zero(d_);
     background_.Clear(d_);
   }
 
   D d_;
-  V max_;
-  V others_[kUnroll];
+  V base_, max_;
+  V exps_[kUnroll];
   BackgroundSums<kKind, D> background_;
-  BlockSums sums_;
+  BlockSums<T> sums_;
 };
 
-// The sums of the background alone, with its scale from the beginning, and 0 * ln 0 = 0.
-template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE void SumBackground(D d, const RowBlock<T>& block, const Background<T>& b, BlockSums& sums) {
+// The sums of the background alone, with its scale from the beginning, and 0 * ln 0 = 0; relative to `base`.
+template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
+HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, T base, const Background<T>& b, BlockSums<T>& sums) {
   const size_t lanes = hn::Lanes(d), n = block.size;
-  const auto max = hn::Set(d, block.max.max), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
+  const auto zero = hn::Set(d, base), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   sums.background = sums.background_dot = 0;
   BackgroundSums<kKind, D> part;
   part.Clear(d);
   for (size_t i = 0, terms = 1; i < n; i += lanes, ++terms) {
     const bool whole = i + lanes <= n;
-    const auto load = [&](const T* row) HWY_ATTR { return whole ? hn::LoadU(d, row) : LoadTail(d, row, n - i, T{0}); };
+    const auto load = [&](const auto* row) HWY_ATTR { return whole ? LoadLanes(d, row) : LoadTail(d, row, n - i); };
     const auto t_at = [&](const T* row) HWY_ATTR { return load(row + block.offset + i); };
     const auto t = hn::Mul(scale, BackgroundAt<kKind>(d, b, t_at));
-    const hn::Vec<D> z[] = {hn::Sub(load(block.x + i), max)};
+    const hn::Vec<D> z[] = {hn::Sub(load(block.x + i), zero)};
     const hn::Vec<D> valid[] = {whole ? t : hn::IfThenElseZero(hn::FirstN(d, n - i), t)};
     part.Add(d, z, valid);
     if (terms % kTerms != 0 && i + lanes < n) continue;
@@ -246,19 +211,18 @@ HWY_NOINLINE void SumBackground(D d, const RowBlock<T>& block, const Background<
   }
 }
 
-// Meanwhile, the maximum of the next block is looked for, and what `meanwhile` writes is written. It may read `kept`:
-// of each place, before anything new is kept there. REQUIRES: |block.max.max| <= kOffsetAbove.
+// A block, of which the offset of the reference has been subtracted. Meanwhile, what `meanwhile` writes is written. It
+// may read `kept`: of each place, before anything new is kept there.
 template <BackgroundKind kKind, typename S, class Writer, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<T>& b, T* kept,
-                                MaxScan<D, S>& next_block, const Writer& meanwhile) {
+HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Reference<D>& reference, const Background<T>& b,
+                                   T* kept, const Writer& meanwhile) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
-  const V max = hn::Set(d, block.max.max);
-  const auto origin = OriginOf(d, max);
-  const double factor = FactorOf(d, block.max.max, origin);
-  BlockAdder<kKind, D> adder(d, max);
-  MaxScan<D, S> next = next_block;  // both in registers
-  Writer writer = meanwhile;
+  constexpr size_t kStepBytes = kUnroll * hn::MaxLanes(D()) * sizeof(S);
+  const T base = reference.value - reference.offset();
+  const auto origin = reference.origin;
+  BlockAdder<kKind, D> adder(d, hn::Set(d, base));
+  Writer writer = meanwhile;  // in registers
   const auto background_at = [&](size_t i) HWY_ATTR {
     return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
   };
@@ -266,8 +230,8 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
     if (kept != nullptr) hn::Store(e.value, d, kept + i);
   };
 
-  const T* const x = block.x;
-  const size_t n = block.size, place = block.max.place;
+  const S* const x = block.x;
+  const size_t n = block.size;
   size_t i = 0, terms = 0;
   for (; i + step <= n; i += step) {
     if (HWY_UNLIKELY(terms == kTerms)) {
@@ -275,56 +239,87 @@ HWY_NOINLINE BlockSums SumBlock(D d, const RowBlock<T>& block, const Background<
       terms = 0;
     }
     ++terms;
-    next.Step();
+    FetchAhead<kStepBytes>(x + i);
     writer.Step();
     V v[kUnroll], t[kUnroll];
     ExpParts<V> e[kUnroll];
-    for (size_t k = 0; k < kUnroll; ++k) v[k] = hn::LoadU(d, x + i + k * lanes);
+    for (size_t k = 0; k < kUnroll; ++k) v[k] = LoadLanes(d, x + i + k * lanes);
+    for (size_t k = 0; k < kUnroll; ++k) adder.Raise(v[k]);
     for (size_t k = 0; k < kUnroll; ++k) t[k] = background_at(i + k * lanes);
     adder.AddBackground(v, t);
     for (size_t k = 0; k < kUnroll; ++k) e[k] = ScaledExpParts(d, v[k], origin);
     for (size_t k = 0; k < kUnroll; ++k) keep(e[k], i + k * lanes);
-    if (HWY_UNLIKELY(place - i < step)) {
-      for (size_t k = 0; k < kUnroll; ++k) e[k].power = WithoutLane(d, e[k].power, place - i - k * lanes);
-    }
     for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, e[k]);
   }
+  if (i < n) FetchAhead<kStepBytes>(x + i);
   writer.Finish();
   for (; i + lanes <= n; i += lanes) {
-    const V v[] = {hn::LoadU(d, x + i)}, t[] = {background_at(i)};
+    const V v[] = {LoadLanes(d, x + i)}, t[] = {background_at(i)};
+    adder.Raise(v[0]);
     adder.AddBackground(v, t);
-    ExpParts<V> e = ScaledExpParts(d, v[0], origin);
+    const ExpParts<V> e = ScaledExpParts(d, v[0], origin);
     keep(e, i);
-    e.power = WithoutLane(d, e.power, place - i);
     adder.Add(0, e);
   }
   if (i < n) {
-    const auto tail = [&](const T* p) HWY_ATTR { return LoadTail(d, p + block.offset + i, n - i, T{0}); };
     const auto valid = hn::FirstN(d, n - i);
-    const V v[] = {LoadTail(d, x + i, n - i, block.max.max)};
+    const V loaded = LoadTail(d, x + i, n - i);
+    const auto tail = [&](const T* p) HWY_ATTR { return LoadTail(d, p + block.offset + i, n - i); };
+    const V v[] = {hn::IfThenElse(valid, loaded, hn::Set(d, base))};
     const V t[] = {hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail))};
+    adder.Raise(hn::IfThenElse(valid, loaded, adder.Lowest()));
     adder.AddBackground(v, t);
     ExpParts<V> e = ScaledExpParts(d, v[0], origin);
     e.power = hn::IfThenElseZero(valid, e.power);
     e.value = hn::IfThenElseZero(valid, e.value);
     keep(e, i);
-    e.power = WithoutLane(d, e.power, place - i);
     adder.Add(0, e);
   }
-  next_block = next;
 
-  BlockSums sums = adder.Finish();
-  sums.others = WithoutDrift<T>(sums.others * factor, static_cast<int64_t>(n));
-  sums.factor = factor;
+  BlockSums<T> sums = adder.Finish();
   if constexpr (LeavesOutScale(kKind)) {
     const double scale = BackgroundScale(b);
     sums.background *= scale;
     sums.background_dot *= scale;
     const bool ordinary = std::isfinite(sums.background) && std::isfinite(sums.background_dot);
-    if (HWY_UNLIKELY(!ordinary)) SumBackground<kKind>(d, block, b, sums);
+    if (HWY_UNLIKELY(!ordinary)) SumBackground<kKind>(d, block, base, b, sums);
     if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * static_cast<double>(n);
   }
   return sums;
+}
+
+// The exponentials of a block but the one at `place`, added up.
+template <typename S, class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE double SumWithout(D d, const RowBlock<S>& block, const Reference<D>& reference, size_t place) {
+  using V = hn::Vec<D>;
+  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
+  const V offset = hn::Set(d, reference.offset());
+  const auto origin = reference.origin;
+  BlockAdder<BackgroundKind::kNone, D> adder(d, offset);
+  const auto exp = [&](V v) HWY_ATTR { return ScaledExpParts(d, hn::Sub(v, offset), origin); };
+  size_t i = 0, terms = 0;
+  for (; i + step <= n; i += step) {
+    if (HWY_UNLIKELY(terms == kTerms)) {
+      adder.Flush();
+      terms = 0;
+    }
+    ++terms;
+    ExpParts<V> e[kUnroll];
+    for (size_t k = 0; k < kUnroll; ++k) e[k] = exp(LoadLanes(d, block.x + i + k * lanes));
+    if (HWY_UNLIKELY(place - i < step)) {
+      for (size_t k = 0; k < kUnroll; ++k) e[k].power = WithoutLane(d, e[k].power, place - i - k * lanes);
+    }
+    for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, e[k]);
+  }
+  for (; i < n; i += lanes) {
+    const bool whole = i + lanes <= n;
+    const auto valid = hn::FirstN(d, std::min(lanes, n - i));
+    const V v = whole ? LoadLanes(d, block.x + i) : LoadTail(d, block.x + i, n - i);
+    ExpParts<V> e = exp(hn::IfThenElse(valid, v, hn::Set(d, reference.value)));
+    e.power = WithoutLane(d, hn::IfThenElseZero(valid, e.power), place - i);
+    adder.Add(0, e);
+  }
+  return adder.Finish().exps;
 }
 
 }  // namespace HWY_NAMESPACE

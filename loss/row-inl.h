@@ -1,9 +1,13 @@
 // Bodies of row.h for one SIMD target.
 //
-// A row is read in blocks that fit the L1 cache: first the block's max, then its sums relative to that max, then the
-// block is folded into the row in double. While a block is summed, the max of the next one is looked for, be it of the
-// same row or another: so memory is read all the time, and what ends a row is hidden. The largest term is left out of
-// the sum, so that a confident row keeps the full precision of `others`.
+// A row is read once, in blocks: exponentials are added up relative to a number that is known before, the largest logit
+// of the row's first step, while the row's maximum is looked for. As long as the one is not far below the other no
+// digit is lost, since a floating-point number has an exponent; where it is, the block is summed again relative to its
+// own maximum. Blocks relative to one number make a segment, nearly always the whole row, and segments are folded in
+// double.
+//
+// Only where one term is most of its segment is it left out of the sum, so that a confident row keeps the full
+// precision of `others`: its block is added up again without it.
 
 #if defined(LOSSD_LOSS_ROW_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LOSSD_LOSS_ROW_INL_H_
@@ -83,50 +87,191 @@ void ScatterInDouble(const S* x, int64_t stride, int64_t first, int64_t size, co
 }
 
 // NaN if there is one, else 0.
-template <typename T>
-double NanOf(const T* x, size_t n) {
+template <typename S>
+double NanOf(const S* x, size_t n) {
   bool nan = false;
-  for (size_t i = 0; i < n; ++i) nan |= std::isnan(LoadElement<T>(x, static_cast<int64_t>(i)));
+  for (size_t i = 0; i < n; ++i) nan |= std::isnan(ToDouble(LoadElement<S>(x, static_cast<int64_t>(i))));
   return nan ? std::numeric_limits<double>::quiet_NaN() : 0;
 }
 
 // y_j = x_j - offset.
-template <class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE void MoveBlock(D d, const T* x, size_t n, T offset, T* y) {
+template <class D, typename S, typename T = hn::TFromD<D>>
+HWY_NOINLINE void MoveBlock(D d, const S* x, size_t n, T offset, T* y) {
   const auto shift = hn::Set(d, offset);
   MapRow(
       d, n, [&](const auto& load) HWY_ATTR { return hn::Sub(load(x), shift); }, {}, y);
 }
 
-template <typename T>
-void FoldBlock(const BlockSums& sums, const RowBlock<T>& block, RowSums& row) {
-  Fold({static_cast<double>(block.max.max), sums.others, static_cast<int64_t>(block.max.place), sums.background,
-        sums.background_dot},
-       static_cast<int64_t>(block.offset), row);
-}
+// Reduces rows, block by block. What ends them is done for several at a time, whose long chains of dependent operations
+// then overlap.
+template <BackgroundKind kKind, typename S>
+class RowReducer {
+  using T = ComputeType<S>;
+  using D = hn::ScalableTag<T>;
 
-// `copy` is room for a block; it may be the block. Meanwhile `writer` writes.
-template <BackgroundKind kKind, typename S, class Writer, class D, typename T = hn::TFromD<D>>
-HWY_INLINE void ReduceBlock(D d, const RowBlock<T>& block, const Background<T>& background, T* copy,
-                            const KeptRow<T>& kept, MaxScan<D, S>& next, Writer writer, RowSums& row) {
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  if (block.max.max == kInfinity) {  // the loss will be NaN; what is left to say is whether the row has NaN
+ public:
+  RowReducer(const RowRange<S>& rows, RowSums* sums)
+      : rows_(rows), sums_(sums), size_(static_cast<size_t>(rows.num_classes)), reference_(D(), T{0}) {}
+
+  // A row, of which `guess` is the first reference.
+  HWY_INLINE void Begin(size_t row, T guess) {
+    sums_[row] = {.max = kLowest};
+    kept_ = rows_.Kept(static_cast<int64_t>(row));
+    BeginSegment(row, 0);
+    reference_.Set(D(), guess);
+  }
+
+  // Its next block. Meanwhile `writer` writes.
+  template <class Writer>
+  HWY_INLINE void Add(const RowBlock<S>& block, const Background<T>& background, const Writer& writer) {
+    BlockSums<T> sums = Sum(block, background, writer);
+    const T max = std::max(sums.max, segment().max);
+    const bool in_reach = sums.max <= reference_.value + ExpConstants<T>::kReach;
+    if (HWY_UNLIKELY(!in_reach || max < reference_.value)) {
+      if (sums.max == -kLowest) return AddInfinite(block);
+      if (sums.max == kLowest) {
+        sums.exps = std::isnan(sums.exps) ? sums.exps : 0;
+      } else {
+        const size_t row = segment().row;
+        EndSegment(block.offset, false);
+        BeginSegment(row, block.offset);
+        reference_.Set(D(), sums.max);
+        sums = Sum(block, background, NoWriter());
+      }
+    }
+    segment().Add(sums, block.offset);
+  }
+
+  // Ends the row.
+  HWY_INLINE void End() { EndSegment(size_, true); }
+
+  // Completes the sums of all rows that have ended.
+  HWY_NOINLINE void Finish() {
+    const hn::ScalableTag<double> dd;
+    HWY_ALIGN_MAX double factors[kMaxEnded], sums[kMaxEnded];
+    for (size_t i = 0; i < num_ended_; ++i) sums[i] = segments_[i].rest + segments_[i].best;
+    for (size_t i = 0; i < num_ended_; i += hn::Lanes(dd)) {
+      const auto factor = FactorAt<T>(dd, hn::Load(dd, maxima_ + i), hn::Load(dd, shifts_ + i));
+      hn::Store(factor, dd, factors + i);
+      hn::Store(hn::MulSub(hn::Load(dd, sums + i), factor, hn::Set(dd, 1.0)), dd, sums + i);
+    }
+    for (size_t i = 0; i < num_ended_; ++i) FoldSegment(segments_[i], factors[i], sums[i]);
+    num_ended_ = 0;
+  }
+
+ private:
+  static constexpr T kLowest = -std::numeric_limits<T>::infinity();
+  static constexpr size_t kMaxEnded = 8;  // a multiple of any vector of double
+
+  // The blocks that are relative to one reference.
+  struct Segment {
+    HWY_INLINE void Add(const BlockSums<T>& sums, size_t offset) {
+      if (sums.max > max) {
+        rest += best;
+        best = sums.exps;
+        best_offset = offset;
+        max = sums.max;
+      } else {
+        rest += sums.exps;
+      }
+      background += sums.background;
+      background_dot += sums.background_dot;
+    }
+
+    size_t row = 0, first = 0, end = 0;  // its place
+    bool is_last = false;                // of its row
+    T reference = 0, max = kLowest;
+    double best = 0;  // the exponentials of the block that has the maximum
+    size_t best_offset = 0;
+    double rest = 0;  // those of the others
+    double background = 0, background_dot = 0;
+  };
+
+  template <class Writer>
+  HWY_INLINE BlockSums<T> Sum(const RowBlock<S>& block, const Background<T>& background, Writer writer) {
+    const D d;
+    T* const exps = kept_.exps == nullptr ? nullptr : kept_.exps + block.offset;
+    if (HWY_LIKELY(reference_.offset() == 0)) return SumBlock<kKind>(d, block, reference_, background, exps, writer);
     writer.Finish();
-    return FoldBlock({NanOf(block.x, block.size)}, block, row);
+    return SumMoved(block, background, exps);
   }
-  RowBlock<T> summed = block;
-  if (block.max.max == -kInfinity) {
-    summed.max = {0, ~size_t{0} / 2};
-  } else if (std::fabs(block.max.max) > ExpConstants<T>::kOffsetAbove) {
-    MoveBlock(d, block.x, block.size, block.max.max, copy);
-    summed.x = copy;
-    summed.max.max = 0;
+  HWY_NOINLINE BlockSums<T> SumMoved(const RowBlock<S>& block, const Background<T>& background, T* exps) {
+    const D d;
+    HWY_ALIGN_MAX T moved[kBlock<T>];
+    MoveBlock(d, block.x, block.size, reference_.value, moved);
+    const RowBlock<T> summed{moved, block.size, block.offset};
+    BlockSums<T> sums = SumBlock<kKind>(d, summed, reference_, background, exps, NoWriter());
+    sums.max = MaxOf(d, block.x, block.size);  // which may have been rounded
+    return sums;
   }
-  T* const exps = kept.exps == nullptr ? nullptr : kept.exps + block.offset;
-  const BlockSums sums = SumBlock<kKind, S>(d, summed, background, exps, next, writer);
-  if (exps != nullptr) kept.scales[block.offset / kBlock<T>] = {static_cast<double>(block.max.max), sums.factor};
-  FoldBlock(sums, block, row);
-}
+
+  // The loss will be NaN; what is left to say is whether the row has NaN.
+  HWY_NOINLINE void AddInfinite(const RowBlock<S>& block) {
+    const size_t row = segment().row;
+    EndSegment(block.offset, false);
+    Finish();
+    const size_t place = block.offset + PlaceOf(D(), -kLowest, block.x, block.size);
+    Fold({-kLowest, NanOf(block.x, block.size), static_cast<int64_t>(place)}, 0, sums_[row]);
+    BeginSegment(row, block.offset + block.size);
+  }
+
+  // The present one.
+  HWY_INLINE Segment& segment() { return segments_[num_ended_]; }
+
+  HWY_INLINE void BeginSegment(size_t row, size_t first) { segment() = {.row = row, .first = first}; }
+
+  HWY_INLINE void EndSegment(size_t end, bool last) {
+    Segment& ended = segment();
+    ended.end = end;
+    ended.is_last = last;
+    ended.reference = reference_.value;
+    maxima_[num_ended_] = static_cast<double>(ended.max) - static_cast<double>(reference_.offset());
+    shifts_[num_ended_] = static_cast<double>(hn::GetLane(reference_.origin.shift));
+    if (++num_ended_ == kMaxEnded) Finish();
+  }
+
+  HWY_INLINE void FoldSegment(const Segment& segment, double factor, double others) {
+    RowSums& row = sums_[segment.row];
+    const auto max = static_cast<double>(segment.max), mass = segment.background;
+    if (segment.max == kLowest) {  // or no block at all
+      Fold({max, segment.rest, 0, mass, segment.background_dot}, 0, row);
+    } else {
+      int64_t argmax = 0;
+      const bool confident = others < 1;
+      if (confident || rows_.finds_argmax) {
+        const hn::ScalableTag<T> d;
+        HWY_ALIGN_MAX S room[kBlock<T>];
+        const size_t n = std::min(kBlock<T>, size_ - segment.best_offset);
+        const auto begin = static_cast<int64_t>(segment.row * size_ + segment.best_offset);
+        const RowBlock<S> block{rows_.x.Read(begin, static_cast<int64_t>(n), room), n, segment.best_offset};
+        const size_t place = PlaceOf(d, segment.max, block.x, n);
+        argmax = static_cast<int64_t>(segment.best_offset + place);
+        const Reference<D> reference(d, segment.reference);
+        if (confident) others = (segment.rest + SumWithout(d, block, reference, place)) * factor;
+      }
+      const KeptRow<T> kept = rows_.Kept(static_cast<int64_t>(segment.row));
+      if (kept.exps != nullptr) {
+        std::fill(kept.scales + segment.first / kBlock<T>, kept.scales + (segment.end + kBlock<T> - 1) / kBlock<T>,
+                  BlockScale{max, factor});
+      }
+      const double up = max - static_cast<double>(segment.reference);
+      const double dot = segment.background_dot - (mass == 0 ? 0 : mass * up);
+      Fold({max, WithoutDrift<T>(others, static_cast<int64_t>(segment.end - segment.first)), argmax, mass, dot}, 0,
+           row);
+    }
+    if (segment.is_last) row.others = WithoutDust<T>(row.others, rows_.num_classes);
+  }
+
+  const RowRange<S>& rows_;
+  RowSums* sums_;
+  size_t size_;
+  KeptRow<T> kept_;
+  Reference<D> reference_;
+  Segment segments_[kMaxEnded];
+  size_t num_ended_ = 0;
+  HWY_ALIGN_MAX double maxima_[kMaxEnded] = {};  // less the offset of the reference
+  HWY_ALIGN_MAX double shifts_[kMaxEnded] = {};  // of its origin
+};
 
 // The entries [first, first + size), from their logits x [size].
 template <typename S, typename G>
@@ -145,7 +290,8 @@ HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradi
     };
     using Writer = RowWriter<hn::ScalableTag<T>, decltype(entry), G>;
     constexpr size_t kStep = Writer::kSteps * hn::MaxLanes(hn::ScalableTag<T>());
-    Writer writer(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared}, dx + first);
+    const Writer original(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared}, dx + first);
+    Writer writer = original;
     for (size_t i = 0; i < size; i += kStep) {
       FetchAhead<kStep * sizeof(S)>(x + i);
       if (i + kStep <= size) writer.Step();
@@ -201,8 +347,8 @@ bool IsFromKept(const Gradient<T>& gradient) {
          !std::isnan(gradient.p_scale) && FitsIn(gradient);
 }
 
-// Calls function(writer) for the block at `first` of such a row's gradient. What was kept is relative to the maximum of
-// the block; a block that is too far below the row's for that is written at once, and the answer is false.
+// Calls function(writer) for the block at `first` of such a row's gradient. A block that was kept relative to a number
+// too far below the row's maximum is written at once, and the answer is false.
 template <BackgroundKind kKind, typename S, typename G, class Function>
 HWY_INLINE bool WithKeptWriter(const RowSource<S>& x, size_t first, size_t size,
                                const Gradient<ComputeType<S>>& gradient, G* dx, const Function& function) {
@@ -210,9 +356,11 @@ HWY_INLINE bool WithKeptWriter(const RowSource<S>& x, size_t first, size_t size,
   const hn::ScalableTag<T> d;
   using Entry = KeptEntry<kKind, decltype(d)>;
   const BlockScale& scale = gradient.kept.scales[first / kBlock<T>];
-  const double p = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
-  if (!FitsIn<T>(p)) return ScatterBlock(x, first, size, gradient, dx), false;
-  const Entry entry{d, static_cast<T>(p * scale.factor), static_cast<T>(BackgroundCoefficient(gradient)),
+  constexpr double kUnscale = ExpConstants<T>::kUnscale;
+  const double largest = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
+  const double p = largest * (scale.factor / kUnscale);
+  if (!FitsIn<T>(p) || (p == 0 && largest != 0)) return ScatterBlock(x, first, size, gradient, dx), false;
+  const Entry entry{d, static_cast<T>(p * kUnscale), static_cast<T>(BackgroundCoefficient(gradient)),
                     gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
   function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared},
                                             dx + first));
@@ -253,20 +401,20 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   const size_t count = static_cast<size_t>(rows.count), size = static_cast<size_t>(rows.num_classes);
-  // Not a multiple of 4 KiB apart: what is loaded from one would then wait for what is just being stored to the other.
-  constexpr size_t kApart = 2048 / sizeof(T);
-  HWY_ALIGN_MAX T copies[2][kBlock<T> + kApart];
-  HWY_ALIGN_MAX S rooms[2][kBlock<T> + kApart];  // for blocks that are not in one piece
-  HWY_ALIGN_MAX T maxima[MaxScan<decltype(d), S>::kMaxima];
+  HWY_ALIGN_MAX S rooms[2][kBlock<T>];  // for blocks that are not in one piece
   const auto live = [&](size_t row) {
     while (row < count && rows.skipped != nullptr && rows.skipped[row]) ++row;
     return row;
   };
-  const auto scan = [&](BlockPlace at, size_t turn) HWY_ATTR {
+  const auto block_at = [&](BlockPlace at, size_t turn) {
     const size_t n = at.row < count ? std::min(kBlock<T>, size - at.first) : 0;
-    const S* const x =
-        rows.x.Read(static_cast<int64_t>(at.row * size + at.first), static_cast<int64_t>(n), rooms[turn]);
-    return MaxScan<hn::ScalableTag<T>, S>(d, x, n, copies[turn], maxima);
+    const auto begin = static_cast<int64_t>(at.row * size + at.first);
+    return RowBlock<S>{rows.x.Read(begin, static_cast<int64_t>(n), rooms[turn]), n, at.first};
+  };
+  // The first reference of the row that begins with the block: 0 where it begins with what masks classes.
+  const auto guess = [&](const RowBlock<S>& block) HWY_ATTR {
+    const T max = MaxOf(d, block.x, std::min(block.size, kUnroll * hn::Lanes(d)));
+    return max >= -ExpConstants<T>::kOffsetAbove && max <= std::numeric_limits<T>::max() ? max : T{0};
   };
   // Whether the gradient of the row that was in this one's place is written while this one is read.
   const auto is_written_meanwhile = [&](size_t row) {
@@ -277,34 +425,33 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
     const RowSource<S> x = pending.x.From(static_cast<int64_t>(row * size));
     ScatterRow(x, 0, rows.num_classes, pending.gradients[row], pending.dx + row * size);
   }
+  const T* const probabilities = background.probabilities;
   BlockPlace at{live(0), 0};
   size_t turn = 0;
-  auto current = scan(at, turn);
-  auto max = current.Finish();
-  const T* const probabilities = background.probabilities;
-  const T* x = current.values();
+  RowBlock<S> block = block_at(at, turn);
+  T reference = guess(block);
+  RowReducer<kKind, S> reducer(rows, sums);
   while (at.row < count) {
-    RowSums& row = sums[at.row];
-    const RowBlock<T> block{x, std::min(kBlock<T>, size - at.first), at.first, max};
-    if (probabilities != nullptr) background.probabilities = probabilities + at.row * size;
-    if (at.first == 0) row = {.max = -std::numeric_limits<double>::infinity()};
-    BlockPlace after{at.row, at.first + block.size};
-    if (after.first == size) after = {live(at.row + 1), 0};
-    auto next = scan(after, 1 - turn);
-    const auto reduce = [&](auto writer) HWY_ATTR {
-      ReduceBlock<kKind>(d, block, background, copies[turn], rows.Kept(at.row), next, writer, row);
-    };
-    if (!is_written_meanwhile(at.row) ||
-        !WithKeptWriter<kKind>(pending.x.From(static_cast<int64_t>(at.row * size)), at.first, block.size,
-                               pending.gradients[at.row], pending.dx + at.row * size, reduce)) {
-      reduce(NoWriter());
+    const size_t offset = at.row * size, row = at.row;
+    if (probabilities != nullptr) background.probabilities = probabilities + offset;
+    reducer.Begin(row, reference);
+    while (at.row == row) {
+      at = {row, at.first + block.size};
+      if (at.first == size) at = {live(row + 1), 0};
+      turn = 1 - turn;
+      const RowBlock<S> next = block_at(at, turn);
+      if (at.row != row) reference = guess(next);
+      const auto reduce = [&](auto writer) HWY_ATTR { reducer.Add(block, background, writer); };
+      if (!is_written_meanwhile(row) ||
+          !WithKeptWriter<kKind>(pending.x.From(static_cast<int64_t>(offset)), block.offset, block.size,
+                                 pending.gradients[row], pending.dx + offset, reduce)) {
+        reduce(NoWriter());
+      }
+      block = next;
     }
-    if (after.row != at.row) row.others = WithoutDust<T>(row.others, rows.num_classes);
-    max = next.Finish();
-    x = next.values();
-    at = after;
-    turn = 1 - turn;
+    reducer.End();
   }
+  reducer.Finish();
 }
 
 template <typename S>

@@ -54,7 +54,7 @@ struct Point {
 struct RowSums {
   double max = 0;             // m; -inf if nothing is larger
   double others = 0;          // sum over j != argmax of exp(x_j - m), finite or +inf; NaN exactly where the row has NaN
-  int64_t argmax = 0;         // lowest j with x_j = m; unspecified where the row has NaN
+  int64_t argmax = 0;         // lowest j with x_j = m; unspecified where the row has NaN or it was not asked for
   double background = 0;      // sum t_j
   double background_dot = 0;  // sum t_j (x_j - m), where 0 * inf is 0
 };
@@ -102,7 +102,7 @@ inline constexpr int64_t kRowBlock = 8192 / static_cast<int64_t>(sizeof(T));
 // the cache costs a third. exps [num_classes, and up to a cache line], aligned to 64; each block of kRowBlock has its
 // scale.
 struct BlockScale {
-  double max;     // of the block
+  double max;     // of the block or others with it
   double factor;  // exps * factor = exp(x - max)
 };
 template <typename T>
@@ -181,6 +181,7 @@ struct RowRange {
   int64_t count = 1;
   const bool* skipped = nullptr;  // [count]: rows that are not read; null: none
   std::byte* kept = nullptr;      // where to keep exponentials, aligned to 64, KeptBytes() a row; null: nowhere
+  bool finds_argmax = false;      // whether RowSums::argmax is asked for
 
   using T = ComputeType<S>;
   static constexpr int64_t ExpBytes(int64_t num_classes) {

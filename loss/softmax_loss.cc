@@ -109,6 +109,7 @@ class SoftmaxLoss {
     background.probabilities = targets;
     RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_};
     if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
+    rows.finds_argmax = static_cast<bool>(results_.predicted_class);
     ReduceTile(rows, background);
     const auto logit_at = [&](int64_t row, int64_t c) { return x.At(row * num_classes + c); };
     if (plain_) {
@@ -153,7 +154,9 @@ class SoftmaxLoss {
       if (b.probabilities != nullptr) b.probabilities += offset;
       ForEachPart([&](int64_t first, int64_t size, int64_t i) {
         RowSums sums;  // not among its neighbours, which other threads are writing
-        kernels_.reduce({rows.x.From(offset + first), size}, b.From(first), {}, &sums);
+        RowRange<S> part{rows.x.From(offset + first), size};
+        part.finds_argmax = rows.finds_argmax;
+        kernels_.reduce(part, b.From(first), {}, &sums);
         parts[static_cast<size_t>(i)] = sums;
       });
       RowSums& sums = sums_[row] = {.max = -std::numeric_limits<double>::infinity()};

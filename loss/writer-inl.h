@@ -38,6 +38,7 @@ concept NeverNan = requires {
 
 // out_j = map(j), where map(load) makes a vector of what load(pointer) reads of each row; a step of vectors at a time,
 // so that it can be done while another row is read. A step may write what the map has read of it, but nothing else.
+// A copy works as long as the original is there, and a loop should work on a copy.
 template <class D, class Map, typename G>
 class RowWriter {
   using T = hn::TFromD<D>;
@@ -65,7 +66,7 @@ class RowWriter {
   HWY_INLINE void Step() {
     const size_t lanes = hn::Lanes(d_), step = kSteps * lanes;
     if (HWY_UNLIKELY(next_ + step > end_of_lines_ || place_ - next_ < step)) {
-      return MoveTo(After(*this, std::min(next_ + step, size_)));
+      return MoveTo(After(*original_, next_, point_, place_, std::min(next_ + step, size_)));
     }
     V v[kSteps];
     for (size_t k = 0; k < kSteps; ++k) v[k] = At(next_ + k * lanes);
@@ -80,9 +81,16 @@ class RowWriter {
   }
 
   // Does what is left.
-  HWY_INLINE void Finish() { MoveTo(AfterAll(*this)); }
+  HWY_INLINE void Finish() { MoveTo(AfterAll(*original_, next_, point_, place_)); }
 
  private:
+  // Where a writer is.
+  struct Position {
+    size_t next;
+    const Point* point;
+    size_t place;
+  };
+
   static constexpr size_t kLine = sizeof(SharedLine::bytes);
   static constexpr bool kCanStream = hn::MaxLanes(D()) * sizeof(G) >= 16;
   static constexpr bool kPairs = kNarrowsPairs<D, G>;
@@ -99,7 +107,7 @@ class RowWriter {
     shared_ = shared;
     end_of_lines_ = size_ - after;
     if (shared_ == nullptr && after != 0) hwy::Prefetch(out_ + size_);
-    if (before != 0) MoveTo(AfterHead(*this, before));
+    if (before != 0) MoveTo(AfterHead(*this, next_, point_, place_, before));
   }
 
   static HWY_INLINE size_t PlaceInLine(const G* p) { return reinterpret_cast<uintptr_t>(p) % kLine; }
@@ -124,16 +132,11 @@ class RowWriter {
     }
   }
 
-  // Where a writer is.
-  struct Position {
-    size_t next;
-    const Point* point;
-    size_t place;
-  };
-
-  // What is rare, or long, is compiled once for each kind of writer. By value, so that the one in a loop may stay in
-  // registers.
-  static HWY_NOINLINE Position After(RowWriter writer, size_t end) {
+  // What is rare, or long, is compiled once for each kind of writer: from the original and the position of a copy,
+  // which may so stay in registers.
+  static HWY_NOINLINE Position After(const RowWriter& original, size_t next, const Point* point, size_t place,
+                                     size_t end) {
+    RowWriter writer(original, {next, point, place});
     const size_t lanes = hn::Lanes(writer.d_);
     if (!writer.stream_) {
       writer.WriteTo(writer.out_ + writer.next_, end);
@@ -145,7 +148,9 @@ class RowWriter {
     if (end > writer.end_of_lines_) writer.WriteLast();
     return writer.position();
   }
-  static HWY_NOINLINE Position AfterHead(RowWriter writer, size_t end) {
+  static HWY_NOINLINE Position AfterHead(const RowWriter& original, size_t next, const Point* point, size_t place,
+                                         size_t end) {
+    RowWriter writer(original, {next, point, place});
     const bool shared = writer.shared_ != nullptr && writer.shared_->EndsAt(writer.out_);
     if (shared) {
       SharedLine& line = *writer.shared_;
@@ -156,11 +161,13 @@ class RowWriter {
     }
     return writer.position();
   }
-  static HWY_NOINLINE Position AfterAll(RowWriter writer) {
+  static HWY_NOINLINE Position AfterAll(const RowWriter& original, size_t next, const Point* point, size_t place) {
+    RowWriter writer(original, {next, point, place});
     while (writer.next_ < writer.size_) writer.Step();
     return writer.position();
   }
 
+  HWY_INLINE RowWriter(const RowWriter& original, const Position& position) : RowWriter(original) { MoveTo(position); }
   HWY_INLINE Position position() const { return {next_, point_, place_}; }
   HWY_INLINE void MoveTo(const Position& position) {
     next_ = position.next;
@@ -221,6 +228,7 @@ class RowWriter {
   const Point* end_;
   size_t place_;  // of the point that comes next
   bool stream_;
+  const RowWriter* original_ = this;
 };
 
 template <class D, class Map, typename G>

@@ -171,7 +171,9 @@ TEST(EdgesTest, OneFiniteLogitAtEveryPositionOfALongRow) {
     for (int64_t place = 0; place < kClasses; place += place < 4200 || place > kClasses - 4200 ? 1 : step) {
       row[static_cast<size_t>(place)] = -1e30f;
       RowSums sums;
-      RowKernelsOf<float>().reduce({row.data(), kClasses}, {}, {}, &sums);
+      RowRange<float> range{row.data(), kClasses};
+      range.finds_argmax = true;
+      RowKernelsOf<float>().reduce(range, {}, {}, &sums);
       row[static_cast<size_t>(place)] = -kInf;
       ASSERT_EQ(sums.max, -1e30f) << target << ' ' << place;
       ASSERT_EQ(sums.others, 0) << target << ' ' << place;
@@ -207,6 +209,42 @@ TEST(EdgesTest, HardRows) {
         batch.spec.outputs = {Output::kLogitsGradient, Output::kEntropy, Output::kLogSumExp, Output::kLogProbabilities,
                               Output::kProbabilities};
         EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(type) << ' ' << values[0] << ' ' << target;
+      }
+    }
+  }
+}
+
+// The sums of a row are relative to what it begins with, until its maximum is too far above that. Rows of which one
+// logit, or all from one on, or each a little more, are above what the row begins with; by what is and what is not far.
+TEST(EdgesTest, RowsThatRise) {
+  for (const DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
+    const bool wide = type == DataType::kFloat64;
+    for (const int64_t num_classes : {150, 1000, 4100}) {
+      for (const double base : {0.0, -30.0, 300.0, -700.0, 2000.0, static_cast<double>(-kInf)}) {
+        for (const double rise : {0.5, 20.0, wide ? 339.0 : 35.5, wide ? 341.0 : 36.5, 1200.0}) {
+          Batch batch;
+          batch.logits = OwnedTensor({type, {6, num_classes}});
+          std::vector<int64_t> targets;
+          for (int64_t row = 0; row < 6; ++row) {
+            const int64_t place = row % 2 == 0 ? 70 : num_classes - 1;
+            for (int64_t j = 0; j < num_classes; ++j) {
+              const double part = row < 2   ? static_cast<double>(j == place)
+                                  : row < 4 ? static_cast<double>(j >= place)
+                                            : static_cast<double>(j) / static_cast<double>(num_classes);
+              const double above = rise * part - 0.25 * static_cast<double>(j % 5);
+              batch.logits.set(row * num_classes + j, base + above);
+            }
+            if (std::isinf(base)) batch.logits.set(row * num_classes + place, rise);
+            targets.push_back(row == 5 ? 3 : place);
+          }
+          batch.targets = OwnedTensor::Indices({6}, targets);
+          batch.spec.outputs = {Output::kLogitsGradient, Output::kPredictedClass, Output::kLogSumExp};
+          for (const double smoothing : {0.0, 0.1}) {
+            batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
+            ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
+                << Name(type) << ", " << num_classes << " classes, " << rise << " above " << base << ", " << smoothing;
+          }
+        }
       }
     }
   }
