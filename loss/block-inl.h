@@ -27,8 +27,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 // as much as hides the latency of memory. While a window of memory of so many bytes is read the next one is fetched, as
 // streams of which each gets a line in turn: a processor fetches ahead on its own in each page that it sees read in
 // order, and gets further in several at once. A step that reads fewer lines than that feeds fewer streams.
-inline constexpr size_t kAheadBytes = 16384;
+inline constexpr size_t kAheadBytes = 32768;
 inline constexpr size_t kAheadStreams = 4;  // at most
+inline constexpr size_t kNearBytes = 2048;  // so far ahead, the L1 cache gets it from there
 inline constexpr size_t kUnroll = 4;        // independent accumulators hide the latency of addition
 inline constexpr size_t kTerms = 32;        // of one sum in the type computed in
 inline constexpr size_t kCacheLine = 64;
@@ -44,6 +45,8 @@ HWY_INLINE void FetchAhead(const void* next) {
       FetchToL2(reinterpret_cast<const void*>(line + stream * (kAheadBytes / kStreams)));
     }
   }
+  const auto near = reinterpret_cast<uintptr_t>(next) + kNearBytes;
+  for (uintptr_t line = near; line < near + kBytes; line += kCacheLine) FetchToL1(reinterpret_cast<const void*>(line));
 }
 
 template <typename T>
@@ -107,7 +110,7 @@ struct Reference {
 template <typename T>
 struct BlockSums {
   T max;                                      // where it is not NaN
-  double exps = 0;                            // of all, relative to the reference: exps * FactorAt() to the maximum
+  double exps = 0;                            // of all, as ScaledExp() of the reference
   double background = 0, background_dot = 0;  // relative to the reference
 };
 

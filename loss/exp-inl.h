@@ -167,7 +167,7 @@ template <class V>
 struct ExpParts {
   V fraction;  // exp(r)
   V power;     // 2^(n/2^b)
-  V value;     // once rounded less than their product
+  V value;     // once rounded less than their product as T
 };
 
 // Of the remainder and what has n + kExponent in its low bits.
@@ -233,27 +233,6 @@ HWY_INLINE V OriginFactor(DD dd, V base, V shift) {
   const V one = hn::Set(dd, 1.0);
   const V q = sizeof(T) == 4 ? Polynomial(dd, kSeries, r) : Polynomial(dd, PowerTable<double, 3>::kCoefficients, r);
   return hn::MulAdd(hn::MulAdd(q, r, one), r, one);
-}
-
-// exp(m - x) 2^-kScaleLog2 for the m of an origin and one x that is not far from it, of which the steps are those of
-// ScaledExp(x): what exponentials of that origin are multiplied by, to be relative to x instead of m. `z` is
-// x - origin.offset, `shift` the origin's; both of T, in double.
-template <typename T, class DD, class V = hn::Vec<DD>>
-HWY_INLINE V FactorAt(DD dd, V z, V shift) {
-  using C = ExpConstants<T>;
-  const hn::RebindToUnsigned<DD> du;
-  const V rounder = hn::Set(dd, ExpConstants<double>::kShift), one_step = hn::Set(dd, 1 / kSteps<T>);
-  const V n = hn::Sub(hn::MulAdd(z, hn::Set(dd, kSteps<T> * kLog2E), rounder), rounder);
-  V r = z;
-  for (const T part : C::kLn2) r = hn::NegMulAdd(n, hn::Set(dd, double{part} / kSteps<T>), r);
-  const V integer = hn::Sub(hn::Set(dd, double{C::kShift} + double{kExponent<T>}), shift);
-  const V power = hn::Mul(hn::Sub(n, integer), one_step), shifted = hn::Sub(rounder, power);
-  const V whole = hn::Sub(rounder, shifted);  // the power rounded
-  r = hn::MulAdd(hn::Sub(power, whole), hn::Set(dd, 1 / kLog2E), r);
-  constexpr auto kBias = static_cast<uint64_t>(ExpConstants<double>::kBias - C::kScaleLog2);
-  const auto exponent =
-      hn::ShiftLeft<ExpConstants<double>::kMantissaBits>(hn::Add(hn::BitCast(du, shifted), hn::Set(du, kBias)));
-  return hn::Mul(ExpOfRemainder(dd, hn::Neg(r)), hn::BitCast(dd, exponent));
 }
 
 // The sum of `count` exponentials exp(x - m) of T but the largest, the scale undone, without what they were too large

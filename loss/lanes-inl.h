@@ -179,6 +179,9 @@ HWY_INLINE void StoreTail(hn::Vec<D> v, D d, S* p, size_t n) {
 // Asks for a cache line, for soon but not for now: in the L2 cache it takes no room from what is worked on.
 HWY_INLINE void FetchToL2(const void* line) { __builtin_prefetch(line, /*rw=*/0, /*locality=*/2); }
 
+// And for now.
+HWY_INLINE void FetchToL1(const void* line) { __builtin_prefetch(line, /*rw=*/0, /*locality=*/3); }
+
 // Past the caches. REQUIRES: p is aligned to the bytes of Lanes(d) elements, which are 16 or more.
 template <class D>
 HWY_INLINE void StreamLanes(hn::Vec<D> v, D d, hn::TFromD<D>* p) {

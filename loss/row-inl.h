@@ -147,21 +147,23 @@ class RowReducer {
 
   // Completes the sums of all rows that have ended.
   HWY_NOINLINE void Finish() {
-    const hn::ScalableTag<double> dd;
-    HWY_ALIGN_MAX double factors[kMaxEnded], sums[kMaxEnded];
-    for (size_t i = 0; i < num_ended_; ++i) sums[i] = segments_[i].rest + segments_[i].best;
-    for (size_t i = 0; i < num_ended_; i += hn::Lanes(dd)) {
-      const auto factor = FactorAt<T>(dd, hn::Load(dd, maxima_ + i), hn::Load(dd, shifts_ + i));
-      hn::Store(factor, dd, factors + i);
-      hn::Store(hn::MulSub(hn::Load(dd, sums + i), factor, hn::Set(dd, 1.0)), dd, sums + i);
+    const D d;
+    HWY_ALIGN_MAX T fractions[kMaxEnded], powers[kMaxEnded];  // of the exponentials of their maxima
+    for (size_t i = 0; i < num_ended_; i += hn::Lanes(d)) {
+      const auto z = hn::Load(d, maxima_ + i), shift = hn::Load(d, shifts_ + i);
+      const auto e = ScaledExpParts(d, z, {hn::Zero(d), shift, z});
+      hn::Store(e.fraction, d, fractions + i);
+      hn::Store(e.power, d, powers + i);
     }
-    for (size_t i = 0; i < num_ended_; ++i) FoldSegment(segments_[i], factors[i], sums[i]);
+    for (size_t i = 0; i < num_ended_; ++i) {
+      FoldSegment(segments_[i], 1 / (static_cast<double>(fractions[i]) * static_cast<double>(powers[i])));
+    }
     num_ended_ = 0;
   }
 
  private:
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
-  static constexpr size_t kMaxEnded = 8;  // a multiple of any vector of double
+  static constexpr size_t kMaxEnded = 16;  // a multiple of any vector
 
   // The blocks that are relative to one reference.
   struct Segment {
@@ -225,17 +227,20 @@ class RowReducer {
     ended.end = end;
     ended.is_last = last;
     ended.reference = reference_.value;
-    maxima_[num_ended_] = static_cast<double>(ended.max) - static_cast<double>(reference_.offset());
-    shifts_[num_ended_] = static_cast<double>(hn::GetLane(reference_.origin.shift));
+    maxima_[num_ended_] = ended.max - reference_.offset();
+    shifts_[num_ended_] = hn::GetLane(reference_.origin.shift);
     if (++num_ended_ == kMaxEnded) Finish();
   }
 
-  HWY_INLINE void FoldSegment(const Segment& segment, double factor, double others) {
+  // `factor`: by which the exponentials of the segment are multiplied, to be relative to its maximum; of which the own
+  // is then 1, whatever its error.
+  HWY_INLINE void FoldSegment(const Segment& segment, double factor) {
     RowSums& row = sums_[segment.row];
     const auto max = static_cast<double>(segment.max), mass = segment.background;
     if (segment.max == kLowest) {  // or no block at all
       Fold({max, segment.rest, 0, mass, segment.background_dot}, 0, row);
     } else {
+      double others = (segment.rest + segment.best) * factor - 1;
       int64_t argmax = 0;
       const bool confident = others < 1;
       if (confident || rows_.finds_argmax) {
@@ -269,8 +274,8 @@ class RowReducer {
   Reference<D> reference_;
   Segment segments_[kMaxEnded];
   size_t num_ended_ = 0;
-  HWY_ALIGN_MAX double maxima_[kMaxEnded] = {};  // less the offset of the reference
-  HWY_ALIGN_MAX double shifts_[kMaxEnded] = {};  // of its origin
+  HWY_ALIGN_MAX T maxima_[kMaxEnded] = {};  // less the offset of the reference
+  HWY_ALIGN_MAX T shifts_[kMaxEnded] = {};  // of its origin
 };
 
 // The entries [first, first + size), from their logits x [size].
