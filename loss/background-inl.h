@@ -93,13 +93,17 @@ struct BackgroundSums {
   // REQUIRES: not kNone.
   template <size_t kSize>
   HWY_INLINE void Add(D d, const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
-    hn::Vec<D> finite[kSize];  // 0 * ln 0 = 0
-    for (size_t k = 0; k < kSize; ++k) finite[k] = hn::IfThenZeroElse(hn::Eq(t[k], hn::Zero(d)), z[k]);
-    AddProducts(finite, t);
+    hn::Vec<D> finite[kSize], counted[kSize];  // 0 * inf = 0: of a class without mass, and of the largest
+    for (size_t k = 0; k < kSize; ++k) {
+      finite[k] = hn::IfThenZeroElse(hn::Eq(t[k], hn::Zero(d)), z[k]);
+      counted[k] = hn::IfThenZeroElse(hn::Eq(z[k], hn::Zero(d)), t[k]);
+    }
+    AddProducts(finite, counted);
+    AddMass(t);
   }
 
-  // The same where BackgroundAt() leaves out a scale, as long as there is no infinite z, nor a sum so large that it
-  // needs that scale: `mass` or `dot` is not finite then.
+  // The same as long as there is nothing infinite, nor, where BackgroundAt() leaves out a scale, a sum so large that it
+  // needs that: `mass` or `dot` is not finite then.
   template <size_t kSize>
   HWY_INLINE void AddOrdinary(const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
     if constexpr (kKind == BackgroundKind::kUniform) {
@@ -108,6 +112,7 @@ struct BackgroundSums {
       dot = hn::Add(dot, sum);
     } else {
       AddProducts(z, t);
+      AddMass(t);
     }
   }
 
@@ -117,6 +122,9 @@ struct BackgroundSums {
     auto products = hn::Mul(t[0], z[0]);
     for (size_t k = 1; k < kSize; ++k) products = hn::MulAdd(t[k], z[k], products);
     dot = hn::Add(dot, products);
+  }
+  template <size_t kSize>
+  HWY_INLINE void AddMass(const hn::Vec<D> (&t)[kSize]) {
     if constexpr (kKind == BackgroundKind::kUniform) return;
     auto sum = t[0];
     for (size_t k = 1; k < kSize; ++k) sum = hn::Add(sum, t[k]);

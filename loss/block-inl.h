@@ -23,13 +23,13 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Memory is fetched ahead of what is read, into the L2 cache: beside the blocks that are worked on L1 has no room for
-// as much as hides the latency of memory. While a window of memory of so many bytes is read the next one is fetched, as
-// streams of which each gets a line in turn: a processor fetches ahead on its own in each page that it sees read in
-// order, and gets further in several at once. A step that reads fewer lines than that feeds fewer streams.
+// Memory is fetched ahead of what is read, into the L2 cache: L1 has no room for as much as hides the latency of
+// memory, and gets it from there. While a window of memory of so many bytes is read the next one is fetched, as streams
+// of which each gets a line in turn: a processor fetches ahead on its own in each page that it sees read in order, and
+// gets further in several at once. A step that reads fewer lines than that feeds fewer streams.
 inline constexpr size_t kAheadBytes = 32768;
 inline constexpr size_t kAheadStreams = 4;  // at most
-inline constexpr size_t kNearBytes = 2048;  // so far ahead, the L1 cache gets it from there
+inline constexpr size_t kNearBytes = 2048;  // what L1 gets is so far ahead
 inline constexpr size_t kUnroll = 4;        // independent accumulators hide the latency of addition
 inline constexpr size_t kTerms = 32;        // of one sum in the type computed in
 inline constexpr size_t kCacheLine = 64;
@@ -84,7 +84,7 @@ HWY_INLINE size_t PlaceOf(D d, hn::TFromD<D> value, const S* x, size_t size) {
   return i + static_cast<size_t>(hn::FindFirstTrue(d, hn::Eq(LoadTail(d, x + i, size - i), wanted)));
 }
 
-// What the exponentials of a block are relative to: a number that is finite, and not above what there is to be summed.
+// What the exponentials of a block are relative to: a finite number.
 template <class D>
 struct Reference {
   using T = hn::TFromD<D>;
@@ -111,7 +111,7 @@ template <typename T>
 struct BlockSums {
   T max;                                      // where it is not NaN
   double exps = 0;                            // of all, as ScaledExp() of the reference
-  double background = 0, background_dot = 0;  // relative to the reference
+  double background = 0, background_dot = 0;  // relative to the maximum, or 0 where that is -inf
 };
 
 // v, but 0 in one lane.
@@ -135,67 +135,106 @@ HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
          ExpConstants<T>::kUnscale;
 }
 
-// Adds a block up.
-template <BackgroundKind kKind, class D>
-class BlockAdder {
-  using T = hn::TFromD<D>;
+// Adds exponentials up.
+template <class D>
+class ExpAdder {
   using V = hn::Vec<D>;
 
  public:
-  HWY_INLINE BlockAdder(D d, V base) : d_(d), base_(base), max_(Lowest()) { Clear(); }
-
-  HWY_INLINE V Lowest() const { return hn::Set(d_, -std::numeric_limits<T>::infinity()); }
-  // Where v is NaN, x86 keeps the other. Wherever NaN ends up, the sums catch it.
-  HWY_INLINE void Raise(V v) { max_ = hn::Max(v, max_); }
+  HWY_INLINE explicit ExpAdder(D d) : d_(d) { Clear(); }
 
   // In accumulator k.
-  HWY_INLINE void Add(size_t k, const ExpParts<V>& e) { exps_[k] = hn::MulAdd(e.fraction, e.power, exps_[k]); }
-  // x_j and t_j of several vectors.
-  template <size_t kSize>
-  HWY_INLINE void AddBackground(const V (&x)[kSize], const V (&t)[kSize]) {
-    V z[kSize];
-    for (size_t k = 0; k < kSize; ++k) z[k] = hn::Sub(x[k], base_);
-    if constexpr (LeavesOutScale(kKind)) {
-      background_.AddOrdinary(z, t);
-    } else if constexpr (kKind != BackgroundKind::kNone) {
-      background_.Add(d_, z, t);
-    }
+  HWY_INLINE void Add(size_t k, const ExpParts<V>& e) { sums_[k] = hn::MulAdd(e.fraction, e.power, sums_[k]); }
+
+  // A step of vectors comes next: goes on in double, before a sum of T has too many terms.
+  HWY_INLINE void Step() {
+    if (HWY_UNLIKELY(terms_ == kTerms)) Flush();
+    ++terms_;
   }
 
-  // To double, before a sum of T has too many terms.
-  HWY_INLINE void Flush() {
-    sums_.exps += SumOf(d_, hn::Add(hn::Add(exps_[0], exps_[1]), hn::Add(exps_[2], exps_[3])));
-    if constexpr (kKind != BackgroundKind::kNone) {
-      sums_.background += SumOf(d_, background_.mass);
-      sums_.background_dot += SumOf(d_, background_.dot);
-    }
-    Clear();
-  }
-
-  HWY_INLINE BlockSums<T> Finish() {
+  HWY_INLINE double Finish() {
     Flush();
-    sums_.max = hn::GetLane(hn::MaxOfLanes(d_, max_));
-    return sums_;
+    return total_;
   }
 
  private:
+  HWY_INLINE void Flush() {
+    total_ += SumOf(d_, hn::Add(hn::Add(sums_[0], sums_[1]), hn::Add(sums_[2], sums_[3])));
+    Clear();
+  }
   HWY_INLINE void Clear() {
-    for (size_t k = 0; k < kUnroll; ++k) exps_[k] = hn::Zero(d_);
-    background_.Clear(d_);
+    for (size_t k = 0; k < kUnroll; ++k) sums_[k] = hn::Zero(d_);
+    terms_ = 0;
   }
 
   D d_;
-  V base_, max_;
-  V exps_[kUnroll];
-  BackgroundSums<kKind, D> background_;
-  BlockSums<T> sums_;
+  V sums_[kUnroll];
+  size_t terms_;
+  double total_ = 0;
 };
 
-// The sums of the background alone, with its scale from the beginning, and 0 * ln 0 = 0; relative to `base`.
+// A block, of which the offset of the reference has been subtracted. kKeep: exponentials are left in `kept`. Meanwhile,
+// what `meanwhile` writes is written. It may read `kept`: of each place, before anything new is kept there.
+template <bool kKeep, typename S, class Writer, class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Reference<D>& reference, T* kept,
+                                   const Writer& meanwhile) {
+  using V = hn::Vec<D>;
+  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
+  constexpr size_t kStepBytes = kUnroll * hn::MaxLanes(D()) * sizeof(S);
+  const auto origin = reference.origin;
+  const V lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
+  V max = lowest;
+  ExpAdder<D> adder(d);
+  Writer writer = meanwhile;  // in registers
+  // Where v is NaN, x86 keeps the other. Wherever NaN ends up, the sum catches it.
+  const auto raise = [&](V v) HWY_ATTR { max = hn::Max(v, max); };
+  const auto keep = [&](const ExpParts<V>& e, size_t i) HWY_ATTR {
+    if constexpr (kKeep) hn::Store(e.value, d, kept + i);
+  };
+
+  const S* const x = block.x;
+  const size_t n = block.size;
+  size_t i = 0;
+  for (; i + step <= n; i += step) {
+    adder.Step();
+    FetchAhead<kStepBytes>(x + i);
+    writer.Step();
+    V v[kUnroll];
+    for (size_t k = 0; k < kUnroll; ++k) v[k] = LoadLanes(d, x + i + k * lanes);
+    for (size_t k = 0; k < kUnroll; ++k) raise(v[k]);
+    for (size_t k = 0; k < kUnroll; ++k) {
+      const ExpParts<V> e = ScaledExpParts(d, v[k], origin);
+      keep(e, i + k * lanes);
+      adder.Add(k, e);
+    }
+  }
+  if (i < n) FetchAhead<kStepBytes>(x + i);
+  writer.Finish();
+  for (; i + lanes <= n; i += lanes) {
+    const V v = LoadLanes(d, x + i);
+    raise(v);
+    const ExpParts<V> e = ScaledExpParts(d, v, origin);
+    keep(e, i);
+    adder.Add(0, e);
+  }
+  if (i < n) {
+    const auto valid = hn::FirstN(d, n - i);
+    const V v = LoadTail(d, x + i, n - i);
+    raise(hn::IfThenElse(valid, v, lowest));
+    ExpParts<V> e = ScaledExpParts(d, hn::IfThenElse(valid, v, origin.lowest), origin);
+    e.power = hn::IfThenElseZero(valid, e.power);
+    e.value = hn::IfThenElseZero(valid, e.value);
+    keep(e, i);
+    adder.Add(0, e);
+  }
+  return {hn::GetLane(hn::MaxOfLanes(d, max)), adder.Finish()};
+}
+
+// The sums of the background relative to `max`, with its scale from the beginning, and where 0 * inf = 0.
 template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
-HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, T base, const Background<T>& b, BlockSums<T>& sums) {
+HWY_NOINLINE void SumAnyBackground(D d, const RowBlock<S>& block, T max, const Background<T>& b, BlockSums<T>& sums) {
   const size_t lanes = hn::Lanes(d), n = block.size;
-  const auto zero = hn::Set(d, base), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
+  const auto reference = hn::Set(d, max), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   sums.background = sums.background_dot = 0;
   BackgroundSums<kKind, D> part;
   part.Clear(d);
@@ -204,7 +243,7 @@ HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, T base, const Bac
     const auto load = [&](const auto* row) HWY_ATTR { return whole ? LoadLanes(d, row) : LoadTail(d, row, n - i); };
     const auto t_at = [&](const T* row) HWY_ATTR { return load(row + block.offset + i); };
     const auto t = hn::Mul(scale, BackgroundAt<kKind>(d, b, t_at));
-    const hn::Vec<D> z[] = {hn::Sub(load(block.x + i), zero)};
+    const hn::Vec<D> z[] = {hn::Sub(load(block.x + i), reference)};
     const hn::Vec<D> valid[] = {whole ? t : hn::IfThenElseZero(hn::FirstN(d, n - i), t)};
     part.Add(d, z, valid);
     if (terms % kTerms != 0 && i + lanes < n) continue;
@@ -214,81 +253,52 @@ HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, T base, const Bac
   }
 }
 
-// A block, of which the offset of the reference has been subtracted. Meanwhile, what `meanwhile` writes is written. It
-// may read `kept`: of each place, before anything new is kept there.
-template <BackgroundKind kKind, typename S, class Writer, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Reference<D>& reference, const Background<T>& b,
-                                   T* kept, const Writer& meanwhile) {
+// The sums of the background relative to the maximum of the block, or 0 where that is -inf.
+template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
+HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, const Background<T>& b, BlockSums<T>& sums) {
   using V = hn::Vec<D>;
-  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
-  constexpr size_t kStepBytes = kUnroll * hn::MaxLanes(D()) * sizeof(S);
-  const T base = reference.value - reference.offset();
-  const auto origin = reference.origin;
-  BlockAdder<kKind, D> adder(d, hn::Set(d, base));
-  Writer writer = meanwhile;  // in registers
-  const auto background_at = [&](size_t i) HWY_ATTR {
-    return BackgroundAt<kKind>(d, b, [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + block.offset + i); });
+  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
+  const T max = sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max;
+  const V reference = hn::Set(d, max);
+  BackgroundSums<kKind, D> part;
+  part.Clear(d);
+  const auto flush = [&]() HWY_ATTR {
+    sums.background += SumOf(d, part.mass);
+    sums.background_dot += SumOf(d, part.dot);
+    part.Clear(d);
   };
-  const auto keep = [&](const ExpParts<V>& e, size_t i) HWY_ATTR {
-    if (kept != nullptr) hn::Store(e.value, d, kept + i);
-  };
-
-  const S* const x = block.x;
-  const size_t n = block.size;
   size_t i = 0, terms = 0;
   for (; i + step <= n; i += step) {
-    if (HWY_UNLIKELY(terms == kTerms)) {
-      adder.Flush();
-      terms = 0;
+    if (b.probabilities != nullptr)
+      FetchAhead<kUnroll * hn::MaxLanes(D()) * sizeof(T)>(b.probabilities + block.offset + i);
+    V z[kUnroll], t[kUnroll];
+    for (size_t k = 0; k < kUnroll; ++k) {
+      const size_t at = i + k * lanes;
+      z[k] = hn::Sub(LoadLanes(d, block.x + at), reference);
+      t[k] = BackgroundAt<kKind>(d, b, [&](const T* row) HWY_ATTR { return hn::LoadU(d, row + block.offset + at); });
     }
-    ++terms;
-    FetchAhead<kStepBytes>(x + i);
-    writer.Step();
-    V v[kUnroll], t[kUnroll];
-    ExpParts<V> e[kUnroll];
-    for (size_t k = 0; k < kUnroll; ++k) v[k] = LoadLanes(d, x + i + k * lanes);
-    for (size_t k = 0; k < kUnroll; ++k) adder.Raise(v[k]);
-    for (size_t k = 0; k < kUnroll; ++k) t[k] = background_at(i + k * lanes);
-    adder.AddBackground(v, t);
-    for (size_t k = 0; k < kUnroll; ++k) e[k] = ScaledExpParts(d, v[k], origin);
-    for (size_t k = 0; k < kUnroll; ++k) keep(e[k], i + k * lanes);
-    for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, e[k]);
+    part.AddOrdinary(z, t);
+    if (HWY_LIKELY(++terms < kTerms)) continue;
+    flush();
+    terms = 0;
   }
-  if (i < n) FetchAhead<kStepBytes>(x + i);
-  writer.Finish();
-  for (; i + lanes <= n; i += lanes) {
-    const V v[] = {LoadLanes(d, x + i)}, t[] = {background_at(i)};
-    adder.Raise(v[0]);
-    adder.AddBackground(v, t);
-    const ExpParts<V> e = ScaledExpParts(d, v[0], origin);
-    keep(e, i);
-    adder.Add(0, e);
+  for (; i < n; i += lanes) {
+    const size_t size = std::min(lanes, n - i);
+    const auto valid = hn::FirstN(d, size);
+    const auto load = [&](const auto* row)
+                          HWY_ATTR { return size == lanes ? LoadLanes(d, row) : LoadTail(d, row, size); };
+    const auto t_at = [&](const T* row) HWY_ATTR { return load(row + block.offset + i); };
+    const V z[] = {hn::IfThenElseZero(valid, hn::Sub(load(block.x + i), reference))};
+    const V t[] = {hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, t_at))};
+    part.AddOrdinary(z, t);
   }
-  if (i < n) {
-    const auto valid = hn::FirstN(d, n - i);
-    const V loaded = LoadTail(d, x + i, n - i);
-    const auto tail = [&](const T* p) HWY_ATTR { return LoadTail(d, p + block.offset + i, n - i); };
-    const V v[] = {hn::IfThenElse(valid, loaded, hn::Set(d, base))};
-    const V t[] = {hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, tail))};
-    adder.Raise(hn::IfThenElse(valid, loaded, adder.Lowest()));
-    adder.AddBackground(v, t);
-    ExpParts<V> e = ScaledExpParts(d, v[0], origin);
-    e.power = hn::IfThenElseZero(valid, e.power);
-    e.value = hn::IfThenElseZero(valid, e.value);
-    keep(e, i);
-    adder.Add(0, e);
-  }
-
-  BlockSums<T> sums = adder.Finish();
-  if constexpr (LeavesOutScale(kKind)) {
-    const double scale = BackgroundScale(b);
-    sums.background *= scale;
-    sums.background_dot *= scale;
-    const bool ordinary = std::isfinite(sums.background) && std::isfinite(sums.background_dot);
-    if (HWY_UNLIKELY(!ordinary)) SumBackground<kKind>(d, block, base, b, sums);
-    if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * static_cast<double>(n);
-  }
-  return sums;
+  flush();
+  const double scale = BackgroundScale(b);
+  sums.background *= scale;
+  sums.background_dot *= scale;
+  const bool ordinary = std::isfinite(sums.background) && std::isfinite(sums.background_dot);
+  if (HWY_UNLIKELY(!ordinary)) SumAnyBackground<kKind>(d, block, max, b, sums);
+  if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * static_cast<double>(n);
 }
 
 // The exponentials of a block but the one at `place`, added up.
@@ -298,15 +308,11 @@ HWY_NOINLINE double SumWithout(D d, const RowBlock<S>& block, const Reference<D>
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
   const V offset = hn::Set(d, reference.offset());
   const auto origin = reference.origin;
-  BlockAdder<BackgroundKind::kNone, D> adder(d, offset);
+  ExpAdder<D> adder(d);
   const auto exp = [&](V v) HWY_ATTR { return ScaledExpParts(d, hn::Sub(v, offset), origin); };
-  size_t i = 0, terms = 0;
+  size_t i = 0;
   for (; i + step <= n; i += step) {
-    if (HWY_UNLIKELY(terms == kTerms)) {
-      adder.Flush();
-      terms = 0;
-    }
-    ++terms;
+    adder.Step();
     ExpParts<V> e[kUnroll];
     for (size_t k = 0; k < kUnroll; ++k) e[k] = exp(LoadLanes(d, block.x + i + k * lanes));
     if (HWY_UNLIKELY(place - i < step)) {
@@ -322,7 +328,7 @@ HWY_NOINLINE double SumWithout(D d, const RowBlock<S>& block, const Reference<D>
     e.power = WithoutLane(d, hn::IfThenElseZero(valid, e.power), place - i);
     adder.Add(0, e);
   }
-  return adder.Finish().exps;
+  return adder.Finish();
 }
 
 }  // namespace HWY_NAMESPACE

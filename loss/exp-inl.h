@@ -4,7 +4,8 @@
 // With m = offset + I ln 2 - rest, exp(x - m) = exp(rest) * 2^(n - I) * exp(r), where x - offset = n ln 2 + r and
 // |r| <= ln(2)/2. The offset is 0, or a large m itself: either way x - offset is exact wherever exp(x - m) is not 0.
 // exp(rest) is one factor for the whole row, left to the caller, and I is an integer in the exponent. The idea of
-// carrying n and r apart is Dukhan & Ablavatski's (arXiv:2001.04438).
+// carrying n and r apart is Dukhan & Ablavatski's (arXiv:2001.04438). m is the row's maximum, or a number not far
+// below.
 //
 // Where one instruction looks 2^b numbers up in a register, n counts steps of 2^-b: exp(r) is shorter by several terms
 // for 2^(i/2^b) from a table. Its entries have i already taken off where n's low bits will be added (the layout of
@@ -198,8 +199,8 @@ HWY_INLINE ExpParts<V> ExpPartsOf(D d, V r, V shifted) {
 
 // exp(x - m) * 2^kScaleLog2 / OriginFactor(), of z = x - origin.offset. The scale keeps the digits of tiny terms, in a
 // sum or before a factor. Below exp(kZeroBelow) it stays what it is there: too little to be seen in a sum that has
-// anything else in it, or after a factor of at most kMostFactor. Valid for x <= m, x = -inf and NaN (the result is then
-// NaN).
+// anything else in it, or after a factor of at most kMostFactor. Valid for x <= m + kReach, x = -inf and NaN (the
+// result is then NaN).
 template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
 HWY_INLINE ExpParts<V> ScaledExpParts(D d, V z, const ExpOrigin<V>& origin) {
 #if HWY_TARGET == HWY_SCALAR  // whose Max() drops NaN

@@ -124,7 +124,7 @@ class RowReducer {
   // Its next block. Meanwhile `writer` writes.
   template <class Writer>
   HWY_INLINE void Add(const RowBlock<S>& block, const Background<T>& background, const Writer& writer) {
-    BlockSums<T> sums = Sum(block, background, writer);
+    BlockSums<T> sums = Sum(block, writer);
     const T max = std::max(sums.max, segment().max);
     const bool in_reach = sums.max <= reference_.value + ExpConstants<T>::kReach;
     if (HWY_UNLIKELY(!in_reach || max < reference_.value)) {
@@ -133,12 +133,13 @@ class RowReducer {
         sums.exps = std::isnan(sums.exps) ? sums.exps : 0;
       } else {
         const size_t row = segment().row;
-        EndSegment(block.offset, false);
+        if (segment().first != block.offset) EndSegment(block.offset, false);
         BeginSegment(row, block.offset);
         reference_.Set(D(), sums.max);
-        sums = Sum(block, background, NoWriter());
+        sums = Sum(block, NoWriter());
       }
     }
+    if constexpr (kKind != BackgroundKind::kNone) SumBackground<kKind>(D(), block, background, sums);
     segment().Add(sums, block.offset);
   }
 
@@ -163,18 +164,27 @@ class RowReducer {
 
  private:
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
-  static constexpr size_t kMaxEnded = 16;  // a multiple of any vector
+  static constexpr size_t kMaxEnded = 16;
+  static_assert(kMaxEnded % hn::MaxLanes(D()) == 0);
 
   // The blocks that are relative to one reference.
   struct Segment {
     HWY_INLINE void Add(const BlockSums<T>& sums, size_t offset) {
+      // sum t (x - m) moves from one maximum to another by (old - new) sum t, where 0 * inf is 0.
+      const auto move = [](double mass, T from, T to) {
+        return mass == 0 || from == kLowest || from == to
+                   ? 0
+                   : mass * (static_cast<double>(from) - static_cast<double>(to));
+      };
       if (sums.max > max) {
         rest += best;
         best = sums.exps;
         best_offset = offset;
+        background_dot += move(background, max, sums.max);
         max = sums.max;
       } else {
         rest += sums.exps;
+        background_dot += move(sums.background, sums.max, max);
       }
       background += sums.background;
       background_dot += sums.background_dot;
@@ -185,24 +195,29 @@ class RowReducer {
     T reference = 0, max = kLowest;
     double best = 0;  // the exponentials of the block that has the maximum
     size_t best_offset = 0;
-    double rest = 0;  // those of the others
-    double background = 0, background_dot = 0;
+    double rest = 0;                            // those of the others
+    double background = 0, background_dot = 0;  // relative to the maximum
   };
 
   template <class Writer>
-  HWY_INLINE BlockSums<T> Sum(const RowBlock<S>& block, const Background<T>& background, Writer writer) {
-    const D d;
-    T* const exps = kept_.exps == nullptr ? nullptr : kept_.exps + block.offset;
-    if (HWY_LIKELY(reference_.offset() == 0)) return SumBlock<kKind>(d, block, reference_, background, exps, writer);
+  HWY_INLINE BlockSums<T> Sum(const RowBlock<S>& block, Writer writer) {
+    if (HWY_LIKELY(reference_.offset() == 0)) return SumUnmoved(block, writer);
     writer.Finish();
-    return SumMoved(block, background, exps);
+    return SumMoved(block);
   }
-  HWY_NOINLINE BlockSums<T> SumMoved(const RowBlock<S>& block, const Background<T>& background, T* exps) {
+  template <typename X, class Writer>
+  HWY_INLINE BlockSums<T> SumUnmoved(const RowBlock<X>& block, const Writer& writer) {
+    const D d;
+    if constexpr (std::is_same_v<Writer, NoWriter>) {  // what is written was kept, and so is what is read meanwhile
+      if (kept_.exps == nullptr) return SumBlock<false>(d, block, reference_, kept_.exps, writer);
+    }
+    return SumBlock<true>(d, block, reference_, kept_.exps + block.offset, writer);
+  }
+  HWY_NOINLINE BlockSums<T> SumMoved(const RowBlock<S>& block) {
     const D d;
     HWY_ALIGN_MAX T moved[kBlock<T>];
     MoveBlock(d, block.x, block.size, reference_.value, moved);
-    const RowBlock<T> summed{moved, block.size, block.offset};
-    BlockSums<T> sums = SumBlock<kKind>(d, summed, reference_, background, exps, NoWriter());
+    BlockSums<T> sums = SumUnmoved(RowBlock<T>{moved, block.size, block.offset}, NoWriter());
     sums.max = MaxOf(d, block.x, block.size);  // which may have been rounded
     return sums;
   }
@@ -236,9 +251,10 @@ class RowReducer {
   // is then 1, whatever its error.
   HWY_INLINE void FoldSegment(const Segment& segment, double factor) {
     RowSums& row = sums_[segment.row];
-    const auto max = static_cast<double>(segment.max), mass = segment.background;
+    const auto max = static_cast<double>(segment.max);
     if (segment.max == kLowest) {  // or no block at all
-      Fold({max, segment.rest, 0, mass, segment.background_dot}, 0, row);
+      SetScales(segment, {max, 0});
+      Fold({max, segment.rest, 0, segment.background, segment.background_dot}, 0, row);
     } else {
       double others = (segment.rest + segment.best) * factor - 1;
       int64_t argmax = 0;
@@ -254,17 +270,19 @@ class RowReducer {
         const Reference<D> reference(d, segment.reference);
         if (confident) others = (segment.rest + SumWithout(d, block, reference, place)) * factor;
       }
-      const KeptRow<T> kept = rows_.Kept(static_cast<int64_t>(segment.row));
-      if (kept.exps != nullptr) {
-        std::fill(kept.scales + segment.first / kBlock<T>, kept.scales + (segment.end + kBlock<T> - 1) / kBlock<T>,
-                  BlockScale{max, factor});
-      }
-      const double up = max - static_cast<double>(segment.reference);
-      const double dot = segment.background_dot - (mass == 0 ? 0 : mass * up);
-      Fold({max, WithoutDrift<T>(others, static_cast<int64_t>(segment.end - segment.first)), argmax, mass, dot}, 0,
-           row);
+      SetScales(segment, {max, factor});
+      others = WithoutDrift<T>(others, static_cast<int64_t>(segment.end - segment.first));
+      Fold({max, others, argmax, segment.background, segment.background_dot}, 0, row);
     }
     if (segment.is_last) row.others = WithoutDust<T>(row.others, rows_.num_classes);
+  }
+
+  // Of the exponentials that were kept, if any were.
+  HWY_INLINE void SetScales(const Segment& segment, const BlockScale& scale) {
+    const KeptRow<T> kept = rows_.Kept(static_cast<int64_t>(segment.row));
+    if (kept.exps == nullptr) return;
+    const size_t begin = segment.first / kBlock<T>, end = (segment.end + kBlock<T> - 1) / kBlock<T>;
+    std::fill(kept.scales + begin, kept.scales + end, scale);
   }
 
   const RowRange<S>& rows_;

@@ -216,7 +216,7 @@ struct RowKernels {
   // sums [count]. Those of skipped rows stay as they are. background.probabilities are the first row's, those of the
   // others follow. Sums of a few thousand terms are kept in T, everything above in double. One pass over memory:
   // Milakov & Gimelshein, arXiv:1805.02867, by blocks. Meanwhile the pending rows are written, each from what was kept
-  // of it in the place of the row with its number.
+  // of it in the place of the row with its number. REQUIRES: rows.kept, if any row is pending that was kept.
   void (*reduce)(const RowRange<S>& rows, const Background<T>& background, const PendingRows<S>& pending,
                  RowSums* sums);
 

@@ -175,6 +175,7 @@ absl::StatusOr<Outcome> Evaluate(const Batch& batch, int threads) {
   std::atomic<int64_t> next = 0;
   const auto work = [&] {
     OwnedTensor scratch({DataType::kInt8, Shape{plan->scratch_bytes}});
+    std::memset(scratch.data(), 0xff, static_cast<size_t>(plan->scratch_bytes));  // NaN, whatever it is read as
     // Runs of every length, so that no result depends on it.
     for (int64_t run = next++; run * (run + 1) / 2 < plan->num_blocks; run = next++) {
       const int64_t begin = run * (run + 1) / 2, end = std::min(begin + run + 1, plan->num_blocks);

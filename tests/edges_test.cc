@@ -239,7 +239,7 @@ TEST(EdgesTest, RowsThatRise) {
           }
           batch.targets = OwnedTensor::Indices({6}, targets);
           batch.spec.outputs = {Output::kLogitsGradient, Output::kPredictedClass, Output::kLogSumExp};
-          for (const double smoothing : {0.0, 0.1}) {
+          for (const double smoothing : {0.0, 0.1, 1.0}) {
             batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
             ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
                 << Name(type) << ", " << num_classes << " classes, " << rise << " above " << base << ", " << smoothing;
@@ -248,6 +248,89 @@ TEST(EdgesTest, RowsThatRise) {
       }
     }
   }
+}
+
+// Targets that are given as probabilities, all of it on the class that is above what the row begins with, or a little
+// on each; with weights that a float can just hold.
+TEST(EdgesTest, RowsThatRiseToTheirTargets) {
+  for (const DataType type : {DataType::kFloat32, DataType::kFloat64}) {
+    for (const int64_t num_classes : {150, 1000, 4100}) {
+      for (const float base : {-10.3f, 0.0f, 600.0f}) {
+        for (const float rise : {20.4f, 30.4f, 36.7f, 400.0f}) {
+          for (const float weight : {1.0f, 3e38f}) {
+            Batch batch;
+            batch.logits = OwnedTensor({type, {2, num_classes}});
+            batch.targets = OwnedTensor({type, {2, num_classes}});
+            const int64_t place = num_classes / 2;
+            for (int64_t i = 0; i < 2 * num_classes; ++i) {
+              const bool is_target = i % num_classes == place;
+              batch.logits.set(i, is_target ? base + rise : base);
+              const double rest = i < num_classes ? 0 : 0.25;
+              batch.targets.set(i, is_target ? 1 - rest : rest / static_cast<double>(num_classes - 1));
+            }
+            std::vector<float> weights(static_cast<size_t>(num_classes), 1.0f);
+            weights[static_cast<size_t>(place)] = weight;
+            batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+            batch.spec.outputs = {Output::kLogitsGradient};
+            ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
+                << Name(type) << ", " << num_classes << " classes, " << rise << " above " << base << ", " << weight;
+          }
+        }
+      }
+    }
+  }
+}
+
+// The maximum and an infinite weight at one class, or at two.
+TEST(EdgesTest, InfiniteWeightsAnywhere) {
+  for (const int64_t num_classes : {7, 200, 4100}) {
+    for (const int64_t top : {int64_t{0}, num_classes / 2, num_classes - 1}) {
+      for (const int64_t infinite : {int64_t{0}, int64_t{1}, num_classes / 2, num_classes - 2}) {
+        Batch batch;
+        std::vector<float> row(static_cast<size_t>(num_classes), -1.0f), weights(row.size(), 1.0f);
+        row[static_cast<size_t>(top)] = 3;
+        weights[static_cast<size_t>(infinite)] = kInf;
+        batch.logits = OwnedTensor::Floats({1, num_classes}, row);
+        batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+        batch.targets = OwnedTensor::Indices({1}, {0});
+        batch.spec.loss = CrossEntropy{.label_smoothing = 0.1};
+        batch.spec.outputs = {Output::kLogitsGradient};
+        EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << ' ' << top << ' ' << infinite;
+      }
+    }
+  }
+}
+
+// Whole blocks of nothing but -inf, then numbers that are all below 0.
+TEST(EdgesTest, RowsThatBeginMasked) {
+  for (const DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
+    for (const int64_t masked : {64, 1024, 2048, 4096, 5000}) {
+      const int64_t num_classes = masked + 700;
+      Batch batch;
+      batch.logits = OwnedTensor({type, {3, num_classes}});
+      for (int64_t i = 0; i < 3 * num_classes; ++i) {
+        const int64_t j = i % num_classes;
+        batch.logits.set(i, j < masked ? -kInf : -5 - static_cast<double>(j % 3));
+      }
+      batch.targets = OwnedTensor::Indices({3}, {masked, num_classes - 1, masked + 64});
+      batch.spec.outputs = {Output::kLogitsGradient};
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(type) << ' ' << masked;
+    }
+  }
+}
+
+// Every block of a row begins anew, and several rows are under way at a time.
+TEST(EdgesTest, RowsThatRiseWithEveryBlock) {
+  constexpr int64_t kRows = 3, kClasses = 50000;
+  Batch batch;
+  batch.logits = OwnedTensor({DataType::kFloat32, {kRows, kClasses}});
+  for (int64_t i = 0; i < kRows * kClasses; ++i) {
+    const int64_t j = i % kClasses;
+    batch.logits.set(i, static_cast<double>(j / 1000 * 40) - static_cast<double>(j % 7));
+  }
+  batch.targets = OwnedTensor::Indices({kRows}, {kClasses - 6, 0, 49000});
+  batch.spec.outputs = {Output::kLogitsGradient, Output::kPredictedClass};
+  EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "");
 }
 
 // Loss scaling, and worse: the factor in front of p may be anything.
