@@ -153,7 +153,7 @@ CASES = [
          lambda: Batch(np.concatenate([np.full((1, 5), -INF, np.float32), normal((1, 5), 7)]), ints(-100, 2)),
          "an ignored row is not read"),
     Case("-inf before the first finite logit", "flash-attention 1930", "100,000 classes, all -inf but number 50,000",
-         one_finite, "the maximum is taken over the whole row first", peers.differentiated(peers.tiled),
+         one_finite, "sums are relative to a finite number, whatever a row begins with", peers.differentiated(peers.tiled),
          naive("flash-attention (running maximum of tiles)")),
     Case("0 * -inf in the loss", "optax 896", "x = [-inf, 0, 0], q = [0, 1, 0]",
          lambda: dense([-INF, 0, 0], [0, 1, 0]), "0 ln 0 is 0", peers.differentiated(peers.dot_with_log_softmax),
