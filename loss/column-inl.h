@@ -136,26 +136,46 @@ struct LaneMax {
   hn::Vec<hn::RebindToSigned<D>> argmax;
 };
 
-template <bool kArgmax, class D, typename T = hn::TFromD<D>>
-HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
-  const hn::RebindToSigned<D> di;
-  using TI = hn::TFromD<decltype(di)>;
-  const auto infinity = hn::Set(d, std::numeric_limits<T>::infinity());
-  LaneMax<D> result{hn::Neg(infinity), hn::Zero(d), hn::Set(di, TI{-1})};
-  for (int64_t c = 0; c < columns.num_classes; ++c) {
-    const auto x = columns.Load(d, c);
+// Finds it, class by class.
+template <bool kArgmax, class D>
+class LaneMaxFinder {
+  using DI = hn::RebindToSigned<D>;
+  using T = hn::TFromD<D>;
+  using TI = hn::TFromD<DI>;
+  using V = hn::Vec<D>;
+
+ public:
+  HWY_INLINE explicit LaneMaxFinder(D d)
+      : d_(d), max_(hn::Set(d, -std::numeric_limits<T>::infinity())), argmax_(hn::Set(DI(), TI{-1})) {}
+
+  HWY_INLINE void Add(V x, int64_t c) {
     if constexpr (kArgmax) {
-      const auto raised = hn::RebindMask(di, hn::Gt(x, result.max));  // never for NaN
-      result.argmax = hn::IfThenElse(raised, hn::Set(di, static_cast<TI>(c)), result.argmax);
+      const auto raised = hn::RebindMask(DI(), hn::Gt(x, max_));  // never for NaN
+      argmax_ = hn::IfThenElse(raised, hn::Set(DI(), static_cast<TI>(c)), argmax_);
     }
 #if HWY_TARGET == HWY_SCALAR
-    result.max = hn::IfThenElse(hn::Gt(x, result.max), x, result.max);
+    max_ = hn::IfThenElse(hn::Gt(x, max_), x, max_);
 #else
-    result.max = hn::Max(x, result.max);  // where x is NaN, x86 keeps the other
+    max_ = hn::Max(x, max_);  // where x is NaN, x86 keeps the other
 #endif
   }
-  result.reference = hn::IfThenElseZero(hn::Lt(hn::Abs(result.max), infinity), result.max);
-  return result;
+
+  HWY_INLINE LaneMax<D> Get() const {
+    const auto infinity = hn::Set(d_, std::numeric_limits<T>::infinity());
+    return {max_, hn::IfThenElseZero(hn::Lt(hn::Abs(max_), infinity), max_), argmax_};
+  }
+
+ private:
+  D d_;
+  V max_;
+  hn::Vec<DI> argmax_;
+};
+
+template <bool kArgmax, class D, typename T = hn::TFromD<D>>
+HWY_INLINE LaneMax<D> MaxOfLanes(D d, const Columns<T>& columns) {
+  LaneMaxFinder<kArgmax, D> finder(d);
+  for (int64_t c = 0; c < columns.num_classes; ++c) finder.Add(columns.Load(d, c), c);
+  return finder.Get();
 }
 
 // Sums by lane. Exponentials are relative to LaneMax::reference and over OriginFactor(); the largest is not among them,
@@ -376,13 +396,17 @@ class NextTile {
 };
 
 // The sums of the vector of rows from `first` on, as ReduceColumns(); false for a maximum of +inf, where that looks
-// closer. With a gradient, x becomes ScaledExp().
+// closer. With a gradient, x becomes ScaledExp(). `maximum` is theirs, and becomes that of the next vector of the tile:
+// it is a long chain of dependent operations, found while others are busy.
 template <bool kArgmax, bool kGradient, class D, typename T = hn::TFromD<D>>
-HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, TileRows<T>& rows, NextTile<D>& next) {
+HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, LaneMax<D>& maximum, TileRows<T>& rows,
+                            NextTile<D>& next) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
   const Columns<T> columns{tile.x + first, tile.stride, tile.num_classes};
-  const LaneMax<D> top = MaxOfLanes<kArgmax>(d, columns);
+  const LaneMax<D> top = maximum;
+  const T* const after = columns.x + (first + hn::Lanes(d) < static_cast<size_t>(tile.stride) ? hn::Lanes(d) : 0);
+  LaneMaxFinder<kArgmax, D> finder(d);
   hn::Store(top.max, d, rows.max + first);
   const auto origin = OriginOf(d, top.reference);
   rows.origins.Store(d, top.reference, origin, first);
@@ -396,8 +420,10 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, TileRow
   SumColumns<BackgroundKind::kNone>(d, columns, top, origin, {}, {rows.others + first, rows.ties + first},
                                     [&](int64_t c, const auto& e) HWY_ATTR {
                                       if (kGradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
+                                      finder.Add(LoadLanes(d, after + c * tile.stride), c);
                                       next.CopyVector();
                                     });
+  maximum = finder.Get();
   if constexpr (kArgmax) {
     HWY_ALIGN_MAX TI argmax[hn::MaxLanes(D())];
     hn::Store(top.argmax, di, argmax);
@@ -469,12 +495,13 @@ bool EvaluatePlain(const PlainTile<T>& whole) {
   const PlainTile<T> tile = whole;  // which no store changes
   TileRows<T> rows;
   NextTile next(d, tile);
+  LaneMax<hn::ScalableTag<T>> maximum = MaxOfLanes<kArgmax>(d, Columns<T>{tile.x, tile.stride, tile.num_classes});
   bool fits = true;
   const size_t count = static_cast<size_t>(tile.count), together = kDecided * hn::Lanes(hn::ScalableTag<double>());
   for (size_t first = 0; first < count; first += together) {
     const size_t end = std::min(first + together, static_cast<size_t>(tile.stride));
     for (size_t r = first; r < end; r += hn::Lanes(d)) {
-      fits = ReducePlain<kArgmax, kGradient>(d, tile, r, rows, next) && fits;
+      fits = ReducePlain<kArgmax, kGradient>(d, tile, r, maximum, rows, next) && fits;
     }
     if (end < first + together) rows.Clear(end, first + together);
     fits = DecideTile<kGradient>(tile, rows, first) && fits;
