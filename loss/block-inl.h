@@ -59,6 +59,13 @@ struct RowBlock {
   size_t size, offset;
 };
 
+// The block at `first` of a row; `room`: for one that is not in one piece.
+template <typename S>
+RowBlock<S> BlockAt(const RowRange<S>& rows, size_t row, size_t first, S* room) {
+  const size_t size = static_cast<size_t>(rows.num_classes), n = std::min(kBlock<ComputeType<S>>, size - first);
+  return {rows.x.Read(static_cast<int64_t>(row * size + first), static_cast<int64_t>(n), room), n, first};
+}
+
 // The largest of x [size] where it is not NaN; -inf if there is none.
 template <class D, typename S>
 HWY_INLINE hn::TFromD<D> MaxOf(D d, const S* x, size_t size) {
@@ -230,38 +237,27 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
   return {hn::GetLane(hn::MaxOfLanes(d, max)), adder.Finish()};
 }
 
-// The sums of the background relative to `max`, with its scale from the beginning, and where 0 * inf = 0.
-template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
-HWY_NOINLINE void SumAnyBackground(D d, const RowBlock<S>& block, T max, const Background<T>& b, BlockSums<T>& sums) {
-  const size_t lanes = hn::Lanes(d), n = block.size;
-  const auto reference = hn::Set(d, max), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
+// The sums of the background relative to `max`. kOrdinary: without the scale that BackgroundAt() leaves out, and not
+// finite if anything is infinite; else with it from the beginning, and 0 * inf = 0.
+template <BackgroundKind kKind, bool kOrdinary, class D, typename S, typename T = hn::TFromD<D>>
+HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, T max, const Background<T>& b, BlockSums<T>& sums) {
+  using V = hn::Vec<D>;
+  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
+  const V reference = hn::Set(d, max), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   sums.background = sums.background_dot = 0;
   BackgroundSums<kKind, D> part;
   part.Clear(d);
-  for (size_t i = 0, terms = 1; i < n; i += lanes, ++terms) {
-    const bool whole = i + lanes <= n;
-    const auto load = [&](const auto* row) HWY_ATTR { return whole ? LoadLanes(d, row) : LoadTail(d, row, n - i); };
-    const auto t_at = [&](const T* row) HWY_ATTR { return load(row + block.offset + i); };
-    const auto t = hn::Mul(scale, BackgroundAt<kKind>(d, b, t_at));
-    const hn::Vec<D> z[] = {hn::Sub(load(block.x + i), reference)};
-    const hn::Vec<D> valid[] = {whole ? t : hn::IfThenElseZero(hn::FirstN(d, n - i), t)};
-    part.Add(d, z, valid);
-    if (terms % kTerms != 0 && i + lanes < n) continue;
-    sums.background += SumOf(d, part.mass);
-    sums.background_dot += SumOf(d, part.dot);
-    part.Clear(d);
-  }
-}
-
-// The sums of the background relative to the maximum of the block, or 0 where that is -inf.
-template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
-HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, const Background<T>& b, BlockSums<T>& sums) {
-  using V = hn::Vec<D>;
-  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
-  const T max = sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max;
-  const V reference = hn::Set(d, max);
-  BackgroundSums<kKind, D> part;
-  part.Clear(d);
+  const auto background_at = [&](const auto& load) HWY_ATTR {
+    const V t = BackgroundAt<kKind>(d, b, load);
+    return kOrdinary ? t : hn::Mul(scale, t);
+  };
+  const auto add = [&](const auto& z, const auto& t) HWY_ATTR {
+    if constexpr (kOrdinary) {
+      part.AddOrdinary(z, t);
+    } else {
+      part.Add(d, z, t);
+    }
+  };
   const auto flush = [&]() HWY_ATTR {
     sums.background += SumOf(d, part.mass);
     sums.background_dot += SumOf(d, part.dot);
@@ -275,9 +271,9 @@ HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, const Background<
     for (size_t k = 0; k < kUnroll; ++k) {
       const size_t at = i + k * lanes;
       z[k] = hn::Sub(LoadLanes(d, block.x + at), reference);
-      t[k] = BackgroundAt<kKind>(d, b, [&](const T* row) HWY_ATTR { return hn::LoadU(d, row + block.offset + at); });
+      t[k] = background_at([&](const T* row) HWY_ATTR { return hn::LoadU(d, row + block.offset + at); });
     }
-    part.AddOrdinary(z, t);
+    add(z, t);
     if (HWY_LIKELY(++terms < kTerms)) continue;
     flush();
     terms = 0;
@@ -287,18 +283,25 @@ HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, const Background<
     const auto valid = hn::FirstN(d, size);
     const auto load = [&](const auto* row)
                           HWY_ATTR { return size == lanes ? LoadLanes(d, row) : LoadTail(d, row, size); };
-    const auto t_at = [&](const T* row) HWY_ATTR { return load(row + block.offset + i); };
     const V z[] = {hn::IfThenElseZero(valid, hn::Sub(load(block.x + i), reference))};
-    const V t[] = {hn::IfThenElseZero(valid, BackgroundAt<kKind>(d, b, t_at))};
-    part.AddOrdinary(z, t);
+    const V t[] = {
+        hn::IfThenElseZero(valid, background_at([&](const T* row) HWY_ATTR { return load(row + block.offset + i); }))};
+    add(z, t);
   }
   flush();
+}
+
+// The sums of the background relative to the maximum of the block, or 0 where that is -inf.
+template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
+HWY_INLINE void AddBackground(D d, const RowBlock<S>& block, const Background<T>& b, BlockSums<T>& sums) {
+  const T max = sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max;
   const double scale = BackgroundScale(b);
+  SumBackground<kKind, true>(d, block, max, b, sums);
   sums.background *= scale;
   sums.background_dot *= scale;
   const bool ordinary = std::isfinite(sums.background) && std::isfinite(sums.background_dot);
-  if (HWY_UNLIKELY(!ordinary)) SumAnyBackground<kKind>(d, block, max, b, sums);
-  if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * static_cast<double>(n);
+  if (HWY_UNLIKELY(!ordinary)) SumBackground<kKind, false>(d, block, max, b, sums);
+  if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * static_cast<double>(block.size);
 }
 
 // The exponentials of a block but the one at `place`, added up.

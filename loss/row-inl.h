@@ -139,7 +139,7 @@ class RowReducer {
         sums = Sum(block, NoWriter());
       }
     }
-    if constexpr (kKind != BackgroundKind::kNone) SumBackground<kKind>(D(), block, background, sums);
+    if constexpr (kKind != BackgroundKind::kNone) AddBackground<kKind>(D(), block, background, sums);
     segment().Add(sums, block.offset);
   }
 
@@ -149,10 +149,15 @@ class RowReducer {
   // Completes the sums of all rows that have ended.
   HWY_NOINLINE void Finish() {
     const D d;
-    HWY_ALIGN_MAX T fractions[kMaxEnded], powers[kMaxEnded];  // of the exponentials of their maxima
+    HWY_ALIGN_MAX T references[kMaxEnded] = {}, maxima[kMaxEnded] = {};
+    HWY_ALIGN_MAX T fractions[kMaxEnded], powers[kMaxEnded];  // of the exponentials of the maxima
+    for (size_t i = 0; i < num_ended_; ++i) {
+      references[i] = segments_[i].reference;
+      maxima[i] = segments_[i].max;
+    }
     for (size_t i = 0; i < num_ended_; i += hn::Lanes(d)) {
-      const auto z = hn::Load(d, maxima_ + i), shift = hn::Load(d, shifts_ + i);
-      const auto e = ScaledExpParts(d, z, {hn::Zero(d), shift, z});
+      const auto origin = OriginOf(d, hn::Load(d, references + i));
+      const auto e = ScaledExpParts(d, hn::Sub(hn::Load(d, maxima + i), origin.offset), origin);
       hn::Store(e.fraction, d, fractions + i);
       hn::Store(e.power, d, powers + i);
     }
@@ -170,21 +175,15 @@ class RowReducer {
   // The blocks that are relative to one reference.
   struct Segment {
     HWY_INLINE void Add(const BlockSums<T>& sums, size_t offset) {
-      // sum t (x - m) moves from one maximum to another by (old - new) sum t, where 0 * inf is 0.
-      const auto move = [](double mass, T from, T to) {
-        return mass == 0 || from == kLowest || from == to
-                   ? 0
-                   : mass * (static_cast<double>(from) - static_cast<double>(to));
-      };
       if (sums.max > max) {
         rest += best;
         best = sums.exps;
         best_offset = offset;
-        background_dot += move(background, max, sums.max);
+        if (max != kLowest) background_dot += MoveOf(background, max, sums.max);
         max = sums.max;
       } else {
         rest += sums.exps;
-        background_dot += move(sums.background, sums.max, max);
+        if (sums.max != kLowest) background_dot += MoveOf(sums.background, sums.max, max);
       }
       background += sums.background;
       background_dot += sums.background_dot;
@@ -242,8 +241,6 @@ class RowReducer {
     ended.end = end;
     ended.is_last = last;
     ended.reference = reference_.value;
-    maxima_[num_ended_] = ended.max - reference_.offset();
-    shifts_[num_ended_] = hn::GetLane(reference_.origin.shift);
     if (++num_ended_ == kMaxEnded) Finish();
   }
 
@@ -251,38 +248,33 @@ class RowReducer {
   // is then 1, whatever its error.
   HWY_INLINE void FoldSegment(const Segment& segment, double factor) {
     RowSums& row = sums_[segment.row];
-    const auto max = static_cast<double>(segment.max);
+    double others = segment.rest;
+    int64_t argmax = 0;
     if (segment.max == kLowest) {  // or no block at all
-      SetScales(segment, {max, 0});
-      Fold({max, segment.rest, 0, segment.background, segment.background_dot}, 0, row);
+      factor = 0;
     } else {
-      double others = (segment.rest + segment.best) * factor - 1;
-      int64_t argmax = 0;
+      others = (segment.rest + segment.best) * factor - 1;
       const bool confident = others < 1;
       if (confident || rows_.finds_argmax) {
-        const hn::ScalableTag<T> d;
+        const D d;
         HWY_ALIGN_MAX S room[kBlock<T>];
-        const size_t n = std::min(kBlock<T>, size_ - segment.best_offset);
-        const auto begin = static_cast<int64_t>(segment.row * size_ + segment.best_offset);
-        const RowBlock<S> block{rows_.x.Read(begin, static_cast<int64_t>(n), room), n, segment.best_offset};
-        const size_t place = PlaceOf(d, segment.max, block.x, n);
+        const RowBlock<S> block = BlockAt(rows_, segment.row, segment.best_offset, room);
+        const size_t place = PlaceOf(d, segment.max, block.x, block.size);
         argmax = static_cast<int64_t>(segment.best_offset + place);
-        const Reference<D> reference(d, segment.reference);
-        if (confident) others = (segment.rest + SumWithout(d, block, reference, place)) * factor;
+        if (confident) {
+          others = (segment.rest + SumWithout(d, block, Reference<D>(d, segment.reference), place)) * factor;
+        }
       }
-      SetScales(segment, {max, factor});
       others = WithoutDrift<T>(others, static_cast<int64_t>(segment.end - segment.first));
-      Fold({max, others, argmax, segment.background, segment.background_dot}, 0, row);
     }
-    if (segment.is_last) row.others = WithoutDust<T>(row.others, rows_.num_classes);
-  }
-
-  // Of the exponentials that were kept, if any were.
-  HWY_INLINE void SetScales(const Segment& segment, const BlockScale& scale) {
+    const auto max = static_cast<double>(segment.max);
     const KeptRow<T> kept = rows_.Kept(static_cast<int64_t>(segment.row));
-    if (kept.exps == nullptr) return;
-    const size_t begin = segment.first / kBlock<T>, end = (segment.end + kBlock<T> - 1) / kBlock<T>;
-    std::fill(kept.scales + begin, kept.scales + end, scale);
+    if (kept.exps != nullptr) {
+      const size_t begin = segment.first / kBlock<T>, end = (segment.end + kBlock<T> - 1) / kBlock<T>;
+      std::fill(kept.scales + begin, kept.scales + end, BlockScale{max, factor});
+    }
+    Fold({max, others, argmax, segment.background, segment.background_dot}, 0, row);
+    if (segment.is_last) row.others = WithoutDust<T>(row.others, rows_.num_classes);
   }
 
   const RowRange<S>& rows_;
@@ -292,8 +284,6 @@ class RowReducer {
   Reference<D> reference_;
   Segment segments_[kMaxEnded];
   size_t num_ended_ = 0;
-  HWY_ALIGN_MAX T maxima_[kMaxEnded] = {};  // less the offset of the reference
-  HWY_ALIGN_MAX T shifts_[kMaxEnded] = {};  // of its origin
 };
 
 // The entries [first, first + size), from their logits x [size].
@@ -430,9 +420,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
     return row;
   };
   const auto block_at = [&](BlockPlace at, size_t turn) {
-    const size_t n = at.row < count ? std::min(kBlock<T>, size - at.first) : 0;
-    const auto begin = static_cast<int64_t>(at.row * size + at.first);
-    return RowBlock<S>{rows.x.Read(begin, static_cast<int64_t>(n), rooms[turn]), n, at.first};
+    return at.row < count ? BlockAt(rows, at.row, at.first, rooms[turn]) : RowBlock<S>{};
   };
   // The first reference of the row that begins with the block: 0 where it begins with what masks classes.
   const auto guess = [&](const RowBlock<S>& block) HWY_ATTR {

@@ -59,16 +59,19 @@ struct RowSums {
   double background_dot = 0;  // sum t_j (x_j - m), where 0 * inf is 0
 };
 
+// What is added to sum t (x - m), as m becomes another maximum: (old - new) sum t, where 0 * inf is 0.
+inline double MoveOf(double background, double from, double to) {
+  return background == 0 || from == to ? 0 : background * (from - to);
+}
+
 // Adds the sums of a part of a row, whose entries begin at `first`, to those of what is before it.
-// sum t (x - m) moves from one maximum to another by (old - new) sum t, where 0 * inf is 0.
 inline void Fold(const RowSums& part, int64_t first, RowSums& row) {
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
-  const auto move = [](const RowSums& sums, double by) { return sums.background == 0 ? 0 : sums.background * by; };
   if (part.max > row.max) {
     // The former maximum becomes one of the others.
     if (row.max != kLowest) {
       row.others = (row.others + 1) * std::exp(row.max - part.max);
-      row.background_dot += move(row, row.max - part.max);
+      row.background_dot += MoveOf(row.background, row.max, part.max);
     }
     row.max = part.max;
     row.argmax = first + part.argmax;
@@ -77,7 +80,7 @@ inline void Fold(const RowSums& part, int64_t first, RowSums& row) {
     row.others += part.others;
   } else {
     row.others += (part.others + 1) * (part.max == row.max ? 1 : std::exp(part.max - row.max));
-    if (part.max != row.max) row.background_dot += move(part, part.max - row.max);
+    row.background_dot += MoveOf(part.background, part.max, row.max);
   }
   row.background += part.background;
   row.background_dot += part.background_dot;
@@ -195,6 +198,10 @@ struct RowRange {
     if (kept == nullptr) return {};
     std::byte* const begin = kept + row * KeptBytes(num_classes);
     return {reinterpret_cast<T*>(begin), reinterpret_cast<BlockScale*>(begin + ExpBytes(num_classes))};
+  }
+  // The entries [first, first + size) of a row, of which nothing is kept.
+  RowRange PartOf(int64_t row, int64_t first, int64_t size) const {
+    return {.x = x.From(row * num_classes + first), .num_classes = size, .finds_argmax = finds_argmax};
   }
 };
 

@@ -149,14 +149,11 @@ class SoftmaxLoss {
     const std::span<RowSums> parts(Part<RowSums>(layout_.parts), static_cast<size_t>(layout_.num_parts));
     for (int64_t row = 0; row < rows.count; ++row) {
       if (rows.skipped != nullptr && rows.skipped[row]) continue;
-      const int64_t offset = row * num_classes;
       Background<T> b = background;
-      if (b.probabilities != nullptr) b.probabilities += offset;
+      if (b.probabilities != nullptr) b.probabilities += row * num_classes;
       ForEachPart([&](int64_t first, int64_t size, int64_t i) {
         RowSums sums;  // not among its neighbours, which other threads are writing
-        RowRange<S> part{rows.x.From(offset + first), size};
-        part.finds_argmax = rows.finds_argmax;
-        kernels_.reduce(part, b.From(first), {}, &sums);
+        kernels_.reduce(rows.PartOf(row, first, size), b.From(first), {}, &sums);
         parts[static_cast<size_t>(i)] = sums;
       });
       RowSums& sums = sums_[row] = {.max = -std::numeric_limits<double>::infinity()};

@@ -84,13 +84,6 @@ class RowWriter {
   HWY_INLINE void Finish() { MoveTo(AfterAll(*original_, next_, point_, place_)); }
 
  private:
-  // Where a writer is.
-  struct Position {
-    size_t next;
-    const Point* point;
-    size_t place;
-  };
-
   static constexpr size_t kLine = sizeof(SharedLine::bytes);
   static constexpr bool kCanStream = hn::MaxLanes(D()) * sizeof(G) >= 16;
   static constexpr bool kPairs = kNarrowsPairs<D, G>;
@@ -107,7 +100,7 @@ class RowWriter {
     shared_ = shared;
     end_of_lines_ = size_ - after;
     if (shared_ == nullptr && after != 0) hwy::Prefetch(out_ + size_);
-    if (before != 0) MoveTo(AfterHead(*this, next_, point_, place_, before));
+    if (before != 0) MoveTo(AfterHead(*this, before));
   }
 
   static HWY_INLINE size_t PlaceInLine(const G* p) { return reinterpret_cast<uintptr_t>(p) % kLine; }
@@ -132,6 +125,13 @@ class RowWriter {
     }
   }
 
+  // Where a writer is.
+  struct Position {
+    size_t next;
+    const Point* point;
+    size_t place;
+  };
+
   // What is rare, or long, is compiled once for each kind of writer: from the original and the position of a copy,
   // which may so stay in registers.
   static HWY_NOINLINE Position After(const RowWriter& original, size_t next, const Point* point, size_t place,
@@ -148,9 +148,8 @@ class RowWriter {
     if (end > writer.end_of_lines_) writer.WriteLast();
     return writer.position();
   }
-  static HWY_NOINLINE Position AfterHead(const RowWriter& original, size_t next, const Point* point, size_t place,
-                                         size_t end) {
-    RowWriter writer(original, {next, point, place});
+  static HWY_NOINLINE Position AfterHead(const RowWriter& original, size_t end) {
+    RowWriter writer = original;
     const bool shared = writer.shared_ != nullptr && writer.shared_->EndsAt(writer.out_);
     if (shared) {
       SharedLine& line = *writer.shared_;
