@@ -86,8 +86,9 @@ HWY_INLINE V GradientEntry(D d, V p, V e, V s, const Background<hn::TFromD<D>>& 
 template <BackgroundKind kKind, class D>
 struct BackgroundSums {
   hn::Vec<D> mass, dot;
+  hn::Vec<D> signs;  // the sign of any t_j that AddOrdinary() added is that of its lane
 
-  HWY_INLINE void Clear(D d) { mass = dot = hn::Zero(d); }
+  HWY_INLINE explicit BackgroundSums(D d) : mass(hn::Zero(d)), dot(hn::Zero(d)), signs(hn::Zero(d)) {}
 
   // z is x - m; several vectors, added up among themselves first. kUniform leaves `mass` to be known.
   // REQUIRES: not kNone.
@@ -113,7 +114,14 @@ struct BackgroundSums {
     } else {
       AddProducts(z, t);
       AddMass(t);
+      for (size_t k = 0; k + 1 < kSize; k += 2) signs = hn::Or3(t[k], t[k + 1], signs);
+      if constexpr (kSize % 2 != 0) signs = hn::Or(t[kSize - 1], signs);
     }
+  }
+
+  HWY_INLINE bool AnyNegative() const {
+    const hn::RebindToSigned<D> di;
+    return !hn::AllFalse(di, hn::Lt(hn::BitCast(di, signs), hn::Zero(di)));
   }
 
  private:

@@ -116,9 +116,9 @@ struct Reference {
 // Sums of one block.
 template <typename T>
 struct BlockSums {
-  T max;                                      // where it is not NaN
-  double exps = 0;                            // of all, as ScaledExp() of the reference
-  double background = 0, background_dot = 0;  // relative to the maximum, or 0 where that is -inf
+  T max = -std::numeric_limits<T>::infinity();  // where it is not NaN
+  double exps = 0;                              // of all, as ScaledExp() of the reference
+  double background = 0, background_dot = 0;    // relative to the maximum, or 0 where that is -inf
 };
 
 // v, but 0 in one lane.
@@ -142,56 +142,83 @@ HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
          ExpConstants<T>::kUnscale;
 }
 
-// Adds exponentials up.
-template <class D>
-class ExpAdder {
+// Adds up what is relative to one number: in T, and before a sum of that has too many terms in double.
+template <BackgroundKind kKind, class D>
+class BlockAdder {
   using V = hn::Vec<D>;
+  using T = hn::TFromD<D>;
 
  public:
-  HWY_INLINE explicit ExpAdder(D d) : d_(d) { Clear(); }
+  HWY_INLINE explicit BlockAdder(D d) : d_(d), background_(d) {
+    for (size_t k = 0; k < kUnroll; ++k) exps_[k] = hn::Zero(d);
+  }
 
-  // In accumulator k.
-  HWY_INLINE void Add(size_t k, const ExpParts<V>& e) { sums_[k] = hn::MulAdd(e.fraction, e.power, sums_[k]); }
-
-  // A step of vectors comes next: goes on in double, before a sum of T has too many terms.
+  // A step of vectors comes next.
   HWY_INLINE void Step() {
     if (HWY_UNLIKELY(terms_ == kTerms)) Flush();
     ++terms_;
   }
 
-  HWY_INLINE double Finish() {
+  // An exponential, in accumulator k.
+  HWY_INLINE void Add(size_t k, const ExpParts<V>& e) { exps_[k] = hn::MulAdd(e.fraction, e.power, exps_[k]); }
+
+  // For the background.
+  HWY_INLINE BackgroundSums<kKind, D>& background() { return background_; }
+
+  // All sums but the maximum. Where AddOrdinary() met what is negative, the background's `dot` is NaN.
+  HWY_INLINE BlockSums<T> Finish() {
     Flush();
+    if constexpr (kKind != BackgroundKind::kNone) {
+      if (background_.AnyNegative()) total_.background_dot = std::numeric_limits<double>::quiet_NaN();
+    }
     return total_;
   }
 
  private:
   HWY_INLINE void Flush() {
-    total_ += SumOf(d_, hn::Add(hn::Add(sums_[0], sums_[1]), hn::Add(sums_[2], sums_[3])));
-    Clear();
-  }
-  HWY_INLINE void Clear() {
-    for (size_t k = 0; k < kUnroll; ++k) sums_[k] = hn::Zero(d_);
+    const V zero = hn::Zero(d_);
+    total_.exps += SumOf(d_, hn::Add(hn::Add(exps_[0], exps_[1]), hn::Add(exps_[2], exps_[3])));
+    for (size_t k = 0; k < kUnroll; ++k) exps_[k] = zero;
+    if constexpr (kKind != BackgroundKind::kNone) {
+      total_.background += SumOf(d_, background_.mass);
+      total_.background_dot += SumOf(d_, background_.dot);
+      background_.mass = background_.dot = zero;
+    }
     terms_ = 0;
   }
 
   D d_;
-  V sums_[kUnroll];
-  size_t terms_;
-  double total_ = 0;
+  V exps_[kUnroll];
+  BackgroundSums<kKind, D> background_;
+  size_t terms_ = 0;
+  BlockSums<T> total_;
 };
 
+// The background of a block's classes [i, i + n).
+template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> BackgroundOf(D d, const RowBlock<S>& block, const Background<T>& b, size_t i, size_t n) {
+  return BackgroundAt<kKind>(d, b, [&](const T* row) HWY_ATTR {
+    const T* const at = row + block.offset + i;
+    return n == hn::Lanes(d) ? hn::LoadU(d, at) : LoadTail(d, at, n);
+  });
+}
+
 // A block, of which the offset of the reference has been subtracted. kKeep: exponentials are left in `kept`. Meanwhile,
-// what `meanwhile` writes is written. It may read `kept`: of each place, before anything new is kept there.
-template <bool kKeep, typename S, class Writer, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Reference<D>& reference, T* kept,
-                                   const Writer& meanwhile) {
+// what `meanwhile` writes is written. It may read `kept`: of each place, before anything new is kept there. The sums of
+// the background are AddOrdinary()'s, without the scale that BackgroundAt() leaves out, relative to the reference.
+template <BackgroundKind kKind, bool kKeep, typename S, class Writer, class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Reference<D>& reference,
+                                   const Background<T>& background, T* kept, const Writer& meanwhile) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
   constexpr size_t kStepBytes = kUnroll * hn::MaxLanes(D()) * sizeof(S);
+  constexpr bool kHasBackground = kKind != BackgroundKind::kNone;
   const auto origin = reference.origin;
   const V lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
+  const V moved_reference = hn::Set(d, reference.value - reference.offset());
+  const Background<T> b = background;
   V max = lowest;
-  ExpAdder<D> adder(d);
+  BlockAdder<kKind, D> adder(d);
   Writer writer = meanwhile;  // in registers
   // Where v is NaN, x86 keeps the other. Wherever NaN ends up, the sum catches it.
   const auto raise = [&](V v) HWY_ATTR { max = hn::Max(v, max); };
@@ -209,6 +236,16 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
     V v[kUnroll];
     for (size_t k = 0; k < kUnroll; ++k) v[k] = LoadLanes(d, x + i + k * lanes);
     for (size_t k = 0; k < kUnroll; ++k) raise(v[k]);
+    if constexpr (kHasBackground) {
+      if (b.probabilities != nullptr)
+        FetchAhead<kUnroll * hn::MaxLanes(D()) * sizeof(T)>(b.probabilities + block.offset + i);
+      V z[kUnroll], t[kUnroll];
+      for (size_t k = 0; k < kUnroll; ++k) {
+        z[k] = hn::Sub(v[k], moved_reference);
+        t[k] = BackgroundOf<kKind>(d, block, b, i + k * lanes, lanes);
+      }
+      adder.background().AddOrdinary(z, t);
+    }
     for (size_t k = 0; k < kUnroll; ++k) {
       const ExpParts<V> e = ScaledExpParts(d, v[k], origin);
       keep(e, i + k * lanes);
@@ -217,91 +254,65 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
   }
   if (i < n) FetchAhead<kStepBytes>(x + i);
   writer.Finish();
-  for (; i + lanes <= n; i += lanes) {
-    const V v = LoadLanes(d, x + i);
-    raise(v);
-    const ExpParts<V> e = ScaledExpParts(d, v, origin);
-    keep(e, i);
-    adder.Add(0, e);
-  }
-  if (i < n) {
-    const auto valid = hn::FirstN(d, n - i);
-    const V v = LoadTail(d, x + i, n - i);
+  for (; i < n; i += lanes) {
+    const size_t size = std::min(lanes, n - i);
+    const auto valid = hn::FirstN(d, size);
+    const V v = size == lanes ? LoadLanes(d, x + i) : LoadTail(d, x + i, size);
     raise(hn::IfThenElse(valid, v, lowest));
+    if constexpr (kHasBackground) {
+      const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, moved_reference))};
+      const V t[] = {hn::IfThenElseZero(valid, BackgroundOf<kKind>(d, block, b, i, size))};
+      adder.background().AddOrdinary(z, t);
+    }
     ExpParts<V> e = ScaledExpParts(d, hn::IfThenElse(valid, v, origin.lowest), origin);
     e.power = hn::IfThenElseZero(valid, e.power);
     e.value = hn::IfThenElseZero(valid, e.value);
     keep(e, i);
     adder.Add(0, e);
   }
-  return {hn::GetLane(hn::MaxOfLanes(d, max)), adder.Finish()};
+  BlockSums<T> sums = adder.Finish();
+  sums.max = hn::GetLane(hn::MaxOfLanes(d, max));
+  return sums;
 }
 
-// The sums of the background relative to `max`. kOrdinary: without the scale that BackgroundAt() leaves out, and not
-// finite if anything is infinite; else with it from the beginning, and 0 * inf = 0.
-template <BackgroundKind kKind, bool kOrdinary, class D, typename S, typename T = hn::TFromD<D>>
-HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, T max, const Background<T>& b, BlockSums<T>& sums) {
+// The sums of any background relative to the maximum of the block, or 0 where that is -inf.
+template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
+HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, const Background<T>& b, BlockSums<T>& sums) {
   using V = hn::Vec<D>;
-  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
-  const V reference = hn::Set(d, max), scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
-  sums.background = sums.background_dot = 0;
-  BackgroundSums<kKind, D> part;
-  part.Clear(d);
-  const auto background_at = [&](const auto& load) HWY_ATTR {
-    const V t = BackgroundAt<kKind>(d, b, load);
-    return kOrdinary ? t : hn::Mul(scale, t);
-  };
-  const auto add = [&](const auto& z, const auto& t) HWY_ATTR {
-    if constexpr (kOrdinary) {
-      part.AddOrdinary(z, t);
-    } else {
-      part.Add(d, z, t);
-    }
-  };
-  const auto flush = [&]() HWY_ATTR {
-    sums.background += SumOf(d, part.mass);
-    sums.background_dot += SumOf(d, part.dot);
-    part.Clear(d);
-  };
-  size_t i = 0, terms = 0;
-  for (; i + step <= n; i += step) {
-    if (b.probabilities != nullptr)
-      FetchAhead<kUnroll * hn::MaxLanes(D()) * sizeof(T)>(b.probabilities + block.offset + i);
-    V z[kUnroll], t[kUnroll];
-    for (size_t k = 0; k < kUnroll; ++k) {
-      const size_t at = i + k * lanes;
-      z[k] = hn::Sub(LoadLanes(d, block.x + at), reference);
-      t[k] = background_at([&](const T* row) HWY_ATTR { return hn::LoadU(d, row + block.offset + at); });
-    }
-    add(z, t);
-    if (HWY_LIKELY(++terms < kTerms)) continue;
-    flush();
-    terms = 0;
-  }
-  for (; i < n; i += lanes) {
+  const size_t lanes = hn::Lanes(d), n = block.size;
+  const V max = hn::Set(d, sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max);
+  const V scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
+  BlockAdder<kKind, D> adder(d);
+  for (size_t i = 0; i < n; i += lanes) {
+    adder.Step();
     const size_t size = std::min(lanes, n - i);
     const auto valid = hn::FirstN(d, size);
-    const auto load = [&](const auto* row)
-                          HWY_ATTR { return size == lanes ? LoadLanes(d, row) : LoadTail(d, row, size); };
-    const V z[] = {hn::IfThenElseZero(valid, hn::Sub(load(block.x + i), reference))};
-    const V t[] = {
-        hn::IfThenElseZero(valid, background_at([&](const T* row) HWY_ATTR { return load(row + block.offset + i); }))};
-    add(z, t);
+    const V v = size == lanes ? LoadLanes(d, block.x + i) : LoadTail(d, block.x + i, size);
+    const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, max))};
+    const V t[] = {hn::IfThenElseZero(valid, hn::Mul(scale, BackgroundOf<kKind>(d, block, b, i, size)))};
+    adder.background().Add(d, z, t);
   }
-  flush();
+  const BlockSums<T> background = adder.Finish();
+  sums.background = background.background;
+  sums.background_dot = background.background_dot;
 }
 
-// The sums of the background relative to the maximum of the block, or 0 where that is -inf.
+// Makes SumBlock()'s sums of the background what they are to be. They lost no digit if nothing is negative, and what is
+// averaged is not above the reference on average: the sum of all magnitudes is at most twice that of the row's then,
+// whose maximum is not below the reference.
 template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
-HWY_INLINE void AddBackground(D d, const RowBlock<S>& block, const Background<T>& b, BlockSums<T>& sums) {
-  const T max = sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max;
-  const double scale = BackgroundScale(b);
-  SumBackground<kKind, true>(d, block, max, b, sums);
-  sums.background *= scale;
-  sums.background_dot *= scale;
-  const bool ordinary = std::isfinite(sums.background) && std::isfinite(sums.background_dot);
-  if (HWY_UNLIKELY(!ordinary)) SumBackground<kKind, false>(d, block, max, b, sums);
-  if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * static_cast<double>(block.size);
+HWY_INLINE void MoveBackground(D d, const RowBlock<S>& block, T reference, const Background<T>& b, BlockSums<T>& sums) {
+  const double scale = BackgroundScale(b), n = static_cast<double>(block.size);
+  if constexpr (kKind == BackgroundKind::kUniform) sums.background = n;
+  const bool finite = std::isfinite(sums.background) && std::isfinite(sums.background_dot);
+  if (HWY_LIKELY(finite && sums.background_dot <= 0)) {
+    sums.background *= scale;
+    sums.background_dot *= scale;
+    sums.background_dot += MoveOf(sums.background, static_cast<double>(reference), static_cast<double>(sums.max));
+    return;
+  }
+  SumBackground<kKind>(d, block, b, sums);
+  if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * n;
 }
 
 // The exponentials of a block but the one at `place`, added up.
@@ -311,7 +322,7 @@ HWY_NOINLINE double SumWithout(D d, const RowBlock<S>& block, const Reference<D>
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
   const V offset = hn::Set(d, reference.offset());
   const auto origin = reference.origin;
-  ExpAdder<D> adder(d);
+  BlockAdder<BackgroundKind::kNone, D> adder(d);
   const auto exp = [&](V v) HWY_ATTR { return ScaledExpParts(d, hn::Sub(v, offset), origin); };
   size_t i = 0;
   for (; i + step <= n; i += step) {
@@ -331,7 +342,7 @@ HWY_NOINLINE double SumWithout(D d, const RowBlock<S>& block, const Reference<D>
     e.power = WithoutLane(d, hn::IfThenElseZero(valid, e.power), place - i);
     adder.Add(0, e);
   }
-  return adder.Finish();
+  return adder.Finish().exps;
 }
 
 }  // namespace HWY_NAMESPACE

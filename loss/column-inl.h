@@ -196,8 +196,7 @@ HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top
   using TI = hn::TFromD<decltype(di)>;
   auto recent = hn::Zero(d);
   auto ties = hn::Set(di, TI{-1});
-  BackgroundSums<kKind, D> background;
-  background.Clear(d);
+  BackgroundSums<kKind, D> background(d);
   const auto scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);

@@ -124,7 +124,7 @@ class RowReducer {
   // Its next block. Meanwhile `writer` writes.
   template <class Writer>
   HWY_INLINE void Add(const RowBlock<S>& block, const Background<T>& background, const Writer& writer) {
-    BlockSums<T> sums = Sum(block, writer);
+    BlockSums<T> sums = Sum(block, background, writer);
     const T max = std::max(sums.max, segment().max);
     const bool in_reach = sums.max <= reference_.value + ExpConstants<T>::kReach;
     if (HWY_UNLIKELY(!in_reach || max < reference_.value)) {
@@ -136,10 +136,10 @@ class RowReducer {
         if (segment().first != block.offset) EndSegment(block.offset, false);
         BeginSegment(row, block.offset);
         reference_.Set(D(), sums.max);
-        sums = Sum(block, NoWriter());
+        sums = Sum(block, background, NoWriter());
       }
     }
-    if constexpr (kKind != BackgroundKind::kNone) AddBackground<kKind>(D(), block, background, sums);
+    if constexpr (kKind != BackgroundKind::kNone) MoveBackground<kKind>(D(), block, reference_.value, background, sums);
     segment().Add(sums, block.offset);
   }
 
@@ -199,24 +199,24 @@ class RowReducer {
   };
 
   template <class Writer>
-  HWY_INLINE BlockSums<T> Sum(const RowBlock<S>& block, Writer writer) {
-    if (HWY_LIKELY(reference_.offset() == 0)) return SumUnmoved(block, writer);
+  HWY_INLINE BlockSums<T> Sum(const RowBlock<S>& block, const Background<T>& background, Writer writer) {
+    if (HWY_LIKELY(reference_.offset() == 0)) return SumUnmoved(block, background, writer);
     writer.Finish();
-    return SumMoved(block);
+    return SumMoved(block, background);
   }
   template <typename X, class Writer>
-  HWY_INLINE BlockSums<T> SumUnmoved(const RowBlock<X>& block, const Writer& writer) {
+  HWY_INLINE BlockSums<T> SumUnmoved(const RowBlock<X>& block, const Background<T>& background, const Writer& writer) {
     const D d;
     if constexpr (std::is_same_v<Writer, NoWriter>) {  // what is written was kept, and so is what is read meanwhile
-      if (kept_.exps == nullptr) return SumBlock<false>(d, block, reference_, kept_.exps, writer);
+      if (kept_.exps == nullptr) return SumBlock<kKind, false>(d, block, reference_, background, kept_.exps, writer);
     }
-    return SumBlock<true>(d, block, reference_, kept_.exps + block.offset, writer);
+    return SumBlock<kKind, true>(d, block, reference_, background, kept_.exps + block.offset, writer);
   }
-  HWY_NOINLINE BlockSums<T> SumMoved(const RowBlock<S>& block) {
+  HWY_NOINLINE BlockSums<T> SumMoved(const RowBlock<S>& block, const Background<T>& background) {
     const D d;
     HWY_ALIGN_MAX T moved[kBlock<T>];
     MoveBlock(d, block.x, block.size, reference_.value, moved);
-    BlockSums<T> sums = SumUnmoved(RowBlock<T>{moved, block.size, block.offset}, NoWriter());
+    BlockSums<T> sums = SumUnmoved(RowBlock<T>{moved, block.size, block.offset}, background, NoWriter());
     sums.max = MaxOf(d, block.x, block.size);  // which may have been rounded
     return sums;
   }

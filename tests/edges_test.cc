@@ -255,8 +255,8 @@ TEST(EdgesTest, RowsThatRise) {
 TEST(EdgesTest, RowsThatRiseToTheirTargets) {
   for (const DataType type : {DataType::kFloat32, DataType::kFloat64}) {
     for (const int64_t num_classes : {150, 1000, 4100}) {
-      for (const float base : {-10.3f, 0.0f, 600.0f}) {
-        for (const float rise : {20.4f, 30.4f, 36.7f, 400.0f}) {
+      for (const double base : {-10.3, -0.1, 0.0, 600.0}) {
+        for (const double rise : {20.4, 30.4, 33.3, 35.9, 36.7, 321.1, 339.7, 400.0}) {
           for (const float weight : {1.0f, 3e38f}) {
             Batch batch;
             batch.logits = OwnedTensor({type, {2, num_classes}});
@@ -274,6 +274,35 @@ TEST(EdgesTest, RowsThatRiseToTheirTargets) {
             batch.spec.outputs = {Output::kLogitsGradient};
             ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
                 << Name(type) << ", " << num_classes << " classes, " << rise << " above " << base << ", " << weight;
+          }
+        }
+      }
+    }
+  }
+}
+
+// What is averaged over the classes cancels, far above what the row begins with and near its maximum.
+TEST(EdgesTest, RowsThatRiseUnderWeightsOfBothSigns) {
+  for (const DataType type : {DataType::kFloat32, DataType::kFloat64}) {
+    for (const int64_t num_classes : {150, 2048, 5000}) {
+      for (const double rise : {0.7, 33.3, 35.9, 321.1, 339.7}) {
+        for (const bool dense : {false, true}) {
+          Batch batch;
+          batch.logits = OwnedTensor({type, {1, num_classes}});
+          batch.targets = dense ? OwnedTensor({type, {1, num_classes}}) : OwnedTensor::Indices({1}, {0});
+          std::vector<float> weights(static_cast<size_t>(num_classes));
+          for (int64_t j = 0; j < num_classes; ++j) {
+            const double weight = j < 64 ? 0 : j % 2 == 0 ? 0.7 : -1;
+            batch.logits.set(j, j < 64 ? -0.1 : rise - (j == 70 ? 0 : 20));
+            weights[static_cast<size_t>(j)] = static_cast<float>(dense ? std::fabs(weight) : weight);
+            if (dense) batch.targets.set(j, weight < 0 ? -1 : 1);
+          }
+          batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+          batch.spec.outputs = {Output::kLogitsGradient};
+          for (const double smoothing : {0.0, 0.1, 1.0}) {
+            batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
+            ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
+                << Name(type) << ", " << num_classes << " classes, " << rise << ", " << dense << ", " << smoothing;
           }
         }
       }
