@@ -48,6 +48,15 @@ HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
   }
 }
 
+template <BackgroundKind kKind>
+inline constexpr bool kHasProbabilities =
+    kKind == BackgroundKind::kProbabilities || kKind == BackgroundKind::kWeightedProbabilities;
+
+// Whether the sums are taken with the exponentials. Probabilities are large where the logits are: it would often be in
+// vain.
+template <BackgroundKind kKind>
+inline constexpr bool kSummedWithExps = kKind == BackgroundKind::kUniform || kKind == BackgroundKind::kWeights;
+
 // What BackgroundAt() leaves out of every t_j.
 constexpr bool LeavesOutScale(BackgroundKind kind) {
   return kind == BackgroundKind::kUniform || kind == BackgroundKind::kWeights;
@@ -82,15 +91,15 @@ HWY_INLINE V GradientEntry(D d, V p, V e, V s, const Background<hn::TFromD<D>>& 
   return hn::NegMulAdd(s, BackgroundAt<kKind>(d, b, load), hn::Mul(p, e));
 }
 
-// sum t_j and sum t_j (x_j - m), by lane.
+// sum t_j and sum t_j z_j, by lane, where z_j is x_j less what the sums are relative to.
 template <BackgroundKind kKind, class D>
-struct BackgroundSums {
+class BackgroundSums {
+ public:
   hn::Vec<D> mass, dot;
-  hn::Vec<D> signs;  // the sign of any t_j that AddOrdinary() added is that of its lane
 
-  HWY_INLINE explicit BackgroundSums(D d) : mass(hn::Zero(d)), dot(hn::Zero(d)), signs(hn::Zero(d)) {}
+  HWY_INLINE explicit BackgroundSums(D d) : mass(hn::Zero(d)), dot(hn::Zero(d)), signs_(hn::Zero(d)) {}
 
-  // z is x - m; several vectors, added up among themselves first. kUniform leaves `mass` to be known.
+  // Several vectors, added up among themselves first. kUniform leaves `mass` to be known.
   // REQUIRES: not kNone.
   template <size_t kSize>
   HWY_INLINE void Add(D d, const hn::Vec<D> (&z)[kSize], const hn::Vec<D> (&t)[kSize]) {
@@ -114,14 +123,20 @@ struct BackgroundSums {
     } else {
       AddProducts(z, t);
       AddMass(t);
-      for (size_t k = 0; k + 1 < kSize; k += 2) signs = hn::Or3(t[k], t[k + 1], signs);
-      if constexpr (kSize % 2 != 0) signs = hn::Or(t[kSize - 1], signs);
     }
   }
 
+  template <size_t kSize>
+  HWY_INLINE void NoteSigns(const hn::Vec<D> (&t)[kSize]) {
+    if constexpr (kKind == BackgroundKind::kUniform) return;
+    for (size_t k = 0; k + 1 < kSize; k += 2) signs_ = hn::Or3(t[k], t[k + 1], signs_);
+    if constexpr (kSize % 2 != 0) signs_ = hn::Or(t[kSize - 1], signs_);
+  }
+
+  // Whether NoteSigns() met a negative t_j.
   HWY_INLINE bool AnyNegative() const {
     const hn::RebindToSigned<D> di;
-    return !hn::AllFalse(di, hn::Lt(hn::BitCast(di, signs), hn::Zero(di)));
+    return !hn::AllFalse(di, hn::Lt(hn::BitCast(di, signs_), hn::Zero(di)));
   }
 
  private:
@@ -138,6 +153,8 @@ struct BackgroundSums {
     for (size_t k = 1; k < kSize; ++k) sum = hn::Add(sum, t[k]);
     mass = hn::Add(mass, sum);
   }
+
+  hn::Vec<D> signs_;  // negative in a lane where a t_j was
 };
 
 }  // namespace HWY_NAMESPACE

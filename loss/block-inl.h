@@ -118,7 +118,7 @@ template <typename T>
 struct BlockSums {
   T max = -std::numeric_limits<T>::infinity();  // where it is not NaN
   double exps = 0;                              // of all, as ScaledExp() of the reference
-  double background = 0, background_dot = 0;    // relative to the maximum, or 0 where that is -inf
+  double background = 0, background_dot = 0;    // relative to the maximum, or 0 where that is -inf (FinishBackground())
 };
 
 // v, but 0 in one lane.
@@ -142,7 +142,8 @@ HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
          ExpConstants<T>::kUnscale;
 }
 
-// Adds up what is relative to one number: in T, and before a sum of that has too many terms in double.
+// Adds up what is relative to one number: in T, and before a sum of that has too many terms in double. Terms of the
+// background may be twice as large as those that its accuracy is relative to, so fewer are added up.
 template <BackgroundKind kKind, class D>
 class BlockAdder {
   using V = hn::Vec<D>;
@@ -155,7 +156,7 @@ class BlockAdder {
 
   // A step of vectors comes next.
   HWY_INLINE void Step() {
-    if (HWY_UNLIKELY(terms_ == kTerms)) Flush();
+    if (HWY_UNLIKELY(terms_ == kMostTerms)) Flush();
     ++terms_;
   }
 
@@ -165,7 +166,7 @@ class BlockAdder {
   // For the background.
   HWY_INLINE BackgroundSums<kKind, D>& background() { return background_; }
 
-  // All sums but the maximum. Where AddOrdinary() met what is negative, the background's `dot` is NaN.
+  // All sums but the maximum. Where NoteSigns() met what is negative, the background's `dot` is NaN.
   HWY_INLINE BlockSums<T> Finish() {
     Flush();
     if constexpr (kKind != BackgroundKind::kNone) {
@@ -175,6 +176,8 @@ class BlockAdder {
   }
 
  private:
+  static constexpr size_t kMostTerms = kSummedWithExps<kKind> ? kTerms / 2 : kTerms;
+
   HWY_INLINE void Flush() {
     const V zero = hn::Zero(d_);
     total_.exps += SumOf(d_, hn::Add(hn::Add(exps_[0], exps_[1]), hn::Add(exps_[2], exps_[3])));
@@ -205,17 +208,17 @@ HWY_INLINE hn::Vec<D> BackgroundOf(D d, const RowBlock<S>& block, const Backgrou
 
 // A block, of which the offset of the reference has been subtracted. kKeep: exponentials are left in `kept`. Meanwhile,
 // what `meanwhile` writes is written. It may read `kept`: of each place, before anything new is kept there. The sums of
-// the background are AddOrdinary()'s, without the scale that BackgroundAt() leaves out, relative to the reference.
+// the background, if kSummedWithExps, are AddOrdinary()'s, without the scale that BackgroundAt() leaves out, relative
+// to the reference.
 template <BackgroundKind kKind, bool kKeep, typename S, class Writer, class D, typename T = hn::TFromD<D>>
 HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Reference<D>& reference,
                                    const Background<T>& background, T* kept, const Writer& meanwhile) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
   constexpr size_t kStepBytes = kUnroll * hn::MaxLanes(D()) * sizeof(S);
-  constexpr bool kHasBackground = kKind != BackgroundKind::kNone;
   const auto origin = reference.origin;
   const V lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
-  const V moved_reference = hn::Set(d, reference.value - reference.offset());
+  const V background_reference = hn::Set(d, reference.value - reference.offset());
   const Background<T> b = background;
   V max = lowest;
   BlockAdder<kKind, D> adder(d);
@@ -236,15 +239,14 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
     V v[kUnroll];
     for (size_t k = 0; k < kUnroll; ++k) v[k] = LoadLanes(d, x + i + k * lanes);
     for (size_t k = 0; k < kUnroll; ++k) raise(v[k]);
-    if constexpr (kHasBackground) {
-      if (b.probabilities != nullptr)
-        FetchAhead<kUnroll * hn::MaxLanes(D()) * sizeof(T)>(b.probabilities + block.offset + i);
+    if constexpr (kSummedWithExps<kKind>) {
       V z[kUnroll], t[kUnroll];
       for (size_t k = 0; k < kUnroll; ++k) {
-        z[k] = hn::Sub(v[k], moved_reference);
+        z[k] = hn::Sub(v[k], background_reference);
         t[k] = BackgroundOf<kKind>(d, block, b, i + k * lanes, lanes);
       }
       adder.background().AddOrdinary(z, t);
+      adder.background().NoteSigns(t);
     }
     for (size_t k = 0; k < kUnroll; ++k) {
       const ExpParts<V> e = ScaledExpParts(d, v[k], origin);
@@ -259,10 +261,11 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
     const auto valid = hn::FirstN(d, size);
     const V v = size == lanes ? LoadLanes(d, x + i) : LoadTail(d, x + i, size);
     raise(hn::IfThenElse(valid, v, lowest));
-    if constexpr (kHasBackground) {
-      const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, moved_reference))};
+    if constexpr (kSummedWithExps<kKind>) {
+      const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, background_reference))};
       const V t[] = {hn::IfThenElseZero(valid, BackgroundOf<kKind>(d, block, b, i, size))};
       adder.background().AddOrdinary(z, t);
+      adder.background().NoteSigns(t);
     }
     ExpParts<V> e = ScaledExpParts(d, hn::IfThenElse(valid, v, origin.lowest), origin);
     e.power = hn::IfThenElseZero(valid, e.power);
@@ -275,44 +278,71 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
   return sums;
 }
 
-// The sums of any background relative to the maximum of the block, or 0 where that is -inf.
-template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
-HWY_NOINLINE void SumBackground(D d, const RowBlock<S>& block, const Background<T>& b, BlockSums<T>& sums) {
+// The sums of a background relative to `max`, a finite number; kOrdinary: as AddOrdinary() does. Else of any, each t_j
+// multiplied by `scale`.
+template <BackgroundKind kKind, bool kOrdinary, class D, typename S, typename T = hn::TFromD<D>>
+HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, T scale, const Background<T>& b) {
   using V = hn::Vec<D>;
-  const size_t lanes = hn::Lanes(d), n = block.size;
-  const V max = hn::Set(d, sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max);
-  const V scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
+  const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
+  const V reference = hn::Set(d, max), factor = hn::Set(d, scale);
   BlockAdder<kKind, D> adder(d);
-  for (size_t i = 0; i < n; i += lanes) {
+  const auto background_at = [&](size_t i, size_t size) HWY_ATTR {
+    const V t = BackgroundOf<kKind>(d, block, b, i, size);
+    return kOrdinary ? t : hn::Mul(factor, t);
+  };
+  const auto add = [&](const auto& z, const auto& t) HWY_ATTR {
+    if constexpr (kOrdinary) {
+      adder.background().AddOrdinary(z, t);
+    } else {
+      adder.background().Add(d, z, t);
+    }
+  };
+  size_t i = 0;
+  for (; i + step <= n; i += step) {
     adder.Step();
+    if constexpr (kHasProbabilities<kKind>) {
+      FetchAhead<kUnroll * hn::MaxLanes(D()) * sizeof(T)>(b.probabilities + block.offset + i);
+    }
+    V z[kUnroll], t[kUnroll];
+    for (size_t k = 0; k < kUnroll; ++k) {
+      z[k] = hn::Sub(LoadLanes(d, block.x + i + k * lanes), reference);
+      t[k] = background_at(i + k * lanes, lanes);
+    }
+    add(z, t);
+  }
+  for (; i < n; i += lanes) {
     const size_t size = std::min(lanes, n - i);
     const auto valid = hn::FirstN(d, size);
     const V v = size == lanes ? LoadLanes(d, block.x + i) : LoadTail(d, block.x + i, size);
-    const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, max))};
-    const V t[] = {hn::IfThenElseZero(valid, hn::Mul(scale, BackgroundOf<kKind>(d, block, b, i, size)))};
-    adder.background().Add(d, z, t);
+    const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, reference))};
+    const V t[] = {hn::IfThenElseZero(valid, background_at(i, size))};
+    add(z, t);
   }
-  const BlockSums<T> background = adder.Finish();
-  sums.background = background.background;
-  sums.background_dot = background.background_dot;
+  return adder.Finish();
 }
 
-// Makes SumBlock()'s sums of the background what they are to be. They lost no digit if nothing is negative, and what is
-// averaged is not above the reference on average: the sum of all magnitudes is at most twice that of the row's then,
-// whose maximum is not below the reference.
+// Makes SumBlock()'s sums of the background those of the block, or adds up anew. They are accurate if nothing is
+// negative, and the average is not above the reference: the sum of all magnitudes is at most twice that of the row's
+// then, whose maximum is not below the reference.
 template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
-HWY_INLINE void MoveBackground(D d, const RowBlock<S>& block, T reference, const Background<T>& b, BlockSums<T>& sums) {
-  const double scale = BackgroundScale(b), n = static_cast<double>(block.size);
-  if constexpr (kKind == BackgroundKind::kUniform) sums.background = n;
-  const bool finite = std::isfinite(sums.background) && std::isfinite(sums.background_dot);
-  if (HWY_LIKELY(finite && sums.background_dot <= 0)) {
-    sums.background *= scale;
-    sums.background_dot *= scale;
+HWY_INLINE void FinishBackground(D d, const RowBlock<S>& block, T reference, const Background<T>& b,
+                                 BlockSums<T>& sums) {
+  const double scale = BackgroundScale(b);
+  const auto take = [&](const BlockSums<T>& of, double factor) {
+    const bool uniform = kKind == BackgroundKind::kUniform;
+    sums.background = uniform ? scale * static_cast<double>(block.size) : factor * of.background;
+    sums.background_dot = factor * of.background_dot;
+    return std::isfinite(sums.background) && std::isfinite(sums.background_dot);
+  };
+  if (kSummedWithExps<kKind> && HWY_LIKELY(sums.background_dot <= 0 && take(sums, scale))) {
     sums.background_dot += MoveOf(sums.background, static_cast<double>(reference), static_cast<double>(sums.max));
     return;
   }
-  SumBackground<kKind>(d, block, b, sums);
-  if constexpr (kKind == BackgroundKind::kUniform) sums.background = scale * n;
+  // The scale would take digits from tiny weights, and huge ones need it.
+  const T max = sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max;
+  take(SumBackground<kKind, true>(d, block, max, T{1}, b), scale) ||
+      take(SumBackground<kKind, false>(d, block, max, T{1}, b), scale) ||
+      take(SumBackground<kKind, false>(d, block, max, static_cast<T>(scale), b), 1);
 }
 
 // The exponentials of a block but the one at `place`, added up.

@@ -139,7 +139,8 @@ class RowReducer {
         sums = Sum(block, background, NoWriter());
       }
     }
-    if constexpr (kKind != BackgroundKind::kNone) MoveBackground<kKind>(D(), block, reference_.value, background, sums);
+    if constexpr (kKind != BackgroundKind::kNone)
+      FinishBackground<kKind>(D(), block, reference_.value, background, sums);
     segment().Add(sums, block.offset);
   }
 

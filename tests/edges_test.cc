@@ -285,27 +285,81 @@ TEST(EdgesTest, RowsThatRiseToTheirTargets) {
 TEST(EdgesTest, RowsThatRiseUnderWeightsOfBothSigns) {
   for (const DataType type : {DataType::kFloat32, DataType::kFloat64}) {
     for (const int64_t num_classes : {150, 2048, 5000}) {
-      for (const double rise : {0.7, 33.3, 35.9, 321.1, 339.7}) {
-        for (const bool dense : {false, true}) {
-          Batch batch;
-          batch.logits = OwnedTensor({type, {1, num_classes}});
-          batch.targets = dense ? OwnedTensor({type, {1, num_classes}}) : OwnedTensor::Indices({1}, {0});
-          std::vector<float> weights(static_cast<size_t>(num_classes));
-          for (int64_t j = 0; j < num_classes; ++j) {
-            const double weight = j < 64 ? 0 : j % 2 == 0 ? 0.7 : -1;
-            batch.logits.set(j, j < 64 ? -0.1 : rise - (j == 70 ? 0 : 20));
-            weights[static_cast<size_t>(j)] = static_cast<float>(dense ? std::fabs(weight) : weight);
-            if (dense) batch.targets.set(j, weight < 0 ? -1 : 1);
-          }
-          batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
-          batch.spec.outputs = {Output::kLogitsGradient};
-          for (const double smoothing : {0.0, 0.1, 1.0}) {
-            batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
-            ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
-                << Name(type) << ", " << num_classes << " classes, " << rise << ", " << dense << ", " << smoothing;
+      for (const double base : {-0.1, 600.3}) {
+        for (const auto& [rise, gap] :
+             {std::pair{0.7, 0.5}, {35.9, 0.5}, {33.3, 7}, {321.1, 20}, {339.7, 8}, {335.3, 9}}) {
+          for (const bool dense : {false, true}) {
+            Batch batch;
+            batch.logits = OwnedTensor({type, {1, num_classes}});
+            batch.targets = dense ? OwnedTensor({type, {1, num_classes}}) : OwnedTensor::Indices({1}, {70});
+            std::vector<float> weights(static_cast<size_t>(num_classes));
+            for (int64_t j = 0; j < num_classes; ++j) {
+              const double weight = j < 64 ? 0 : j % 2 == 0 ? 0.7 : -1;
+              batch.logits.set(j, base + (j < 64 ? 0 : j == 70 ? rise : rise - gap));
+              weights[static_cast<size_t>(j)] = static_cast<float>(dense ? std::fabs(weight) : weight);
+              if (dense) batch.targets.set(j, weight < 0 ? -1 : 1);
+            }
+            batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+            batch.spec.outputs = {Output::kLogitsGradient};
+            for (const double smoothing : {0.0, 0.1, 1.0}) {
+              batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
+              ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
+                  << Name(type) << ", " << num_classes << " classes, " << rise << " above " << base << ", "
+                  << (dense ? "dense, " : "") << smoothing;
+            }
           }
         }
       }
+    }
+  }
+}
+
+// Weights that a float just holds, and their products with e / C not; in rows that rise, or whose first weight is -0.
+TEST(EdgesTest, TinyWeights) {
+  for (const int64_t num_classes : {150, 2048, 5000}) {
+    for (const float tiny : {1e-30f, 1e-36f, 2e-38f}) {
+      for (const float rise : {-3.0f, 3.0f}) {
+        for (const float first : {-0.0f, 1.0f}) {
+          Batch batch;
+          std::vector<float> row(static_cast<size_t>(num_classes)), weights(row.size());
+          for (size_t j = 0; j < row.size(); ++j) {
+            row[j] = (j < 64 ? 0 : rise) - 0.1f * static_cast<float>(j % 7);
+            weights[j] = tiny * (1 + 0.3f * static_cast<float>(j % 3));
+          }
+          weights[0] *= first;
+          batch.logits = OwnedTensor::Floats({1, num_classes}, row);
+          batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+          batch.targets = OwnedTensor::Indices({1}, {70});
+          batch.spec.outputs = {Output::kLogitsGradient};
+          for (const double smoothing : {0.1, 1.0}) {
+            batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
+            ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
+                << num_classes << " classes, " << tiny << ", " << rise << ", " << first << ", " << smoothing;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Equal logits above what the row begins with, and one that is masked so that the average is not: sums of equal terms
+// round in the same direction.
+TEST(EdgesTest, EqualLogitsWhoseAverageIsAsTheRowBegins) {
+  constexpr int64_t kClasses = 2048;
+  for (const float above : {24.7679f, 11.3f, 33.9f, 35.1f, 35.9f}) {
+    for (const float weight : {1.0f, 0.7f, 0.00035644532f}) {
+      Batch batch;
+      std::vector<float> row(kClasses, above), weights(kClasses, weight);
+      std::fill(row.begin(), row.begin() + 64, 0.0f);
+      row[65] = -above * (kClasses - 65);  // with the 64 before, as much below as the others are above
+      row[65] *= 1.0001f;
+      batch.logits = OwnedTensor::Floats({1, kClasses}, row);
+      batch.targets = OwnedTensor::Indices({1}, {70});
+      batch.spec.outputs = {Output::kLogitsGradient};
+      batch.spec.loss = CrossEntropy{.label_smoothing = 1};
+      ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "") << above;
+      batch.class_weights = OwnedTensor::Floats({kClasses}, weights);
+      ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "") << above << ", " << weight;
     }
   }
 }
