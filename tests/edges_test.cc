@@ -286,8 +286,7 @@ TEST(EdgesTest, RowsThatRiseUnderWeightsOfBothSigns) {
   for (const DataType type : {DataType::kFloat32, DataType::kFloat64}) {
     for (const int64_t num_classes : {150, 2048, 5000}) {
       for (const double base : {-0.1, 600.3}) {
-        for (const auto& [rise, gap] :
-             {std::pair{0.7, 0.5}, {35.9, 0.5}, {33.3, 7}, {321.1, 20}, {339.7, 8}, {335.3, 9}}) {
+        for (const auto& [rise, gap] : {std::pair{0.7, 0.5}, {33.2043, 2}, {35.9, 0.5}, {321.1, 20}, {335.2674, 2}}) {
           for (const bool dense : {false, true}) {
             Batch batch;
             batch.logits = OwnedTensor({type, {1, num_classes}});
