@@ -48,23 +48,21 @@ HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
   }
 }
 
-template <BackgroundKind kKind>
-inline constexpr bool kHasProbabilities =
-    kKind == BackgroundKind::kProbabilities || kKind == BackgroundKind::kWeightedProbabilities;
-
-// Whether the sums are taken with the exponentials. Probabilities are large where the logits are: it would often be in
-// vain.
-template <BackgroundKind kKind>
-inline constexpr bool kSummedWithExps = kKind == BackgroundKind::kUniform || kKind == BackgroundKind::kWeights;
+constexpr bool HasProbabilities(BackgroundKind kind) {
+  return kind == BackgroundKind::kProbabilities || kind == BackgroundKind::kWeightedProbabilities;
+}
 
 // What BackgroundAt() leaves out of every t_j.
-constexpr bool LeavesOutScale(BackgroundKind kind) {
-  return kind == BackgroundKind::kUniform || kind == BackgroundKind::kWeights;
-}
+constexpr bool LeavesOutScale(BackgroundKind kind) { return kind != BackgroundKind::kNone && !HasProbabilities(kind); }
 template <typename T>
 double BackgroundScale(const Background<T>& b) {
   return LeavesOutScale(KindOf(b)) ? b.beta : 1;
 }
+
+// Whether the sums are taken with the exponentials. Probabilities are large where the logits are: it would often be in
+// vain.
+template <BackgroundKind kKind>
+inline constexpr bool kSummedWithExps = kKind != BackgroundKind::kNone && !HasProbabilities(kKind);
 
 // t_j over BackgroundScale(). load(pointer) makes a vector of what a row has there.
 template <BackgroundKind kKind, class D, class Load, typename T = hn::TFromD<D>>

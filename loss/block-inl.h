@@ -200,10 +200,7 @@ class BlockAdder {
 // The background of a block's classes [i, i + n).
 template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
 HWY_INLINE hn::Vec<D> BackgroundOf(D d, const RowBlock<S>& block, const Background<T>& b, size_t i, size_t n) {
-  return BackgroundAt<kKind>(d, b, [&](const T* row) HWY_ATTR {
-    const T* const at = row + block.offset + i;
-    return n == hn::Lanes(d) ? hn::LoadU(d, at) : LoadTail(d, at, n);
-  });
+  return BackgroundAt<kKind>(d, b, [&](const T* row) HWY_ATTR { return LoadUpTo(d, row + block.offset + i, n); });
 }
 
 // A block, of which the offset of the reference has been subtracted. kKeep: exponentials are left in `kept`. Meanwhile,
@@ -219,7 +216,7 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
   const auto origin = reference.origin;
   const V lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
   const V background_reference = hn::Set(d, reference.value - reference.offset());
-  const Background<T> b = background;
+  const Background<T> b = background;  // which no store changes
   V max = lowest;
   BlockAdder<kKind, D> adder(d);
   Writer writer = meanwhile;  // in registers
@@ -259,7 +256,7 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
   for (; i < n; i += lanes) {
     const size_t size = std::min(lanes, n - i);
     const auto valid = hn::FirstN(d, size);
-    const V v = size == lanes ? LoadLanes(d, x + i) : LoadTail(d, x + i, size);
+    const V v = LoadUpTo(d, x + i, size);
     raise(hn::IfThenElse(valid, v, lowest));
     if constexpr (kSummedWithExps<kKind>) {
       const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, background_reference))};
@@ -300,7 +297,7 @@ HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, T 
   size_t i = 0;
   for (; i + step <= n; i += step) {
     adder.Step();
-    if constexpr (kHasProbabilities<kKind>) {
+    if constexpr (HasProbabilities(kKind)) {
       FetchAhead<kUnroll * hn::MaxLanes(D()) * sizeof(T)>(b.probabilities + block.offset + i);
     }
     V z[kUnroll], t[kUnroll];
@@ -313,7 +310,7 @@ HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, T 
   for (; i < n; i += lanes) {
     const size_t size = std::min(lanes, n - i);
     const auto valid = hn::FirstN(d, size);
-    const V v = size == lanes ? LoadLanes(d, block.x + i) : LoadTail(d, block.x + i, size);
+    const V v = LoadUpTo(d, block.x + i, size);
     const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, reference))};
     const V t[] = {hn::IfThenElseZero(valid, background_at(i, size))};
     add(z, t);
@@ -365,9 +362,9 @@ HWY_NOINLINE double SumWithout(D d, const RowBlock<S>& block, const Reference<D>
     for (size_t k = 0; k < kUnroll; ++k) adder.Add(k, e[k]);
   }
   for (; i < n; i += lanes) {
-    const bool whole = i + lanes <= n;
-    const auto valid = hn::FirstN(d, std::min(lanes, n - i));
-    const V v = whole ? LoadLanes(d, block.x + i) : LoadTail(d, block.x + i, n - i);
+    const size_t size = std::min(lanes, n - i);
+    const auto valid = hn::FirstN(d, size);
+    const V v = LoadUpTo(d, block.x + i, size);
     ExpParts<V> e = exp(hn::IfThenElse(valid, v, hn::Set(d, reference.value)));
     e.power = WithoutLane(d, hn::IfThenElseZero(valid, e.power), place - i);
     adder.Add(0, e);

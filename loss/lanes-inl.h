@@ -156,6 +156,12 @@ template <class D, class S>
 inline constexpr bool kNarrowsPairs = false;
 #endif
 
+// The first n <= Lanes(d), and zeros.
+template <class D, class S>
+HWY_INLINE hn::Vec<D> LoadUpTo(D d, const S* p, size_t n) {
+  return n == hn::Lanes(d) ? LoadLanes(d, p) : LoadTail(d, p, n);
+}
+
 template <class D>
 HWY_INLINE void StoreLanes(hn::Vec<D> v, D d, hn::TFromD<D>* p) {
   hn::StoreU(v, d, p);
