@@ -184,48 +184,78 @@ template <typename T>
 struct LaneSums {
   double* others;
   T* ties;
-  double* mass = nullptr;  // of the background; not touched without one
-  double* dot = nullptr;
 };
 
 // Adds the classes up; store(c, e) gets the ScaledExpParts() of each. kOffset: not all of the origin's are 0.
-template <BackgroundKind kKind, bool kOffset, class D, class Store, typename T = hn::TFromD<D>>
+template <bool kOffset, class D, class Store, typename T = hn::TFromD<D>>
 HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const ExpOrigin<hn::Vec<D>>& origin,
-                           const Background<T>& b, const LaneSums<T>& sums, const Store& store) {
+                           const LaneSums<T>& sums, const Store& store) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
   auto recent = hn::Zero(d);
   auto ties = hn::Set(di, TI{-1});
-  BackgroundSums<kKind, D> background(d);
-  const auto scale = hn::Set(d, static_cast<T>(BackgroundScale(b)));
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
     const auto e = ScaledExpParts(d, kOffset ? hn::Sub(x, origin.offset) : x, origin);
     const auto is_max = hn::Eq(x, top.max);
     ties = hn::IfThenElse(hn::RebindMask(di, is_max), hn::Add(ties, hn::Set(di, TI{1})), ties);
     recent = hn::MulAdd(e.fraction, hn::IfThenZeroElse(is_max, e.power), recent);
-    const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
-    if constexpr (kKind != BackgroundKind::kNone) {
-      const hn::Vec<D> z[] = {hn::Sub(x, top.reference)}, t[] = {hn::Mul(scale, BackgroundAt<kKind>(d, b, load))};
-      background.Add(d, z, t);
-    }
     store(c, e);
-    if ((c + 1) % static_cast<int64_t>(kTerms) != 0 && c + 1 != columns.num_classes) continue;
-    Flush(d, recent, sums.others);
-    if constexpr (kKind == BackgroundKind::kNone) continue;
-    Flush(d, background.mass, sums.mass);
-    Flush(d, background.dot, sums.dot);
+    if ((c + 1) % static_cast<int64_t>(kTerms) == 0 || c + 1 == columns.num_classes) Flush(d, recent, sums.others);
   }
   hn::Store(hn::ConvertTo(d, ties), d, sums.ties);
 }
-template <BackgroundKind kKind, class D, class Store, typename T = hn::TFromD<D>>
+template <class D, class Store, typename T = hn::TFromD<D>>
 HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const ExpOrigin<hn::Vec<D>>& origin,
-                           const Background<T>& b, const LaneSums<T>& sums, const Store& store) {
+                           const LaneSums<T>& sums, const Store& store) {
   if (HWY_LIKELY(hn::AllTrue(d, hn::Eq(origin.offset, hn::Zero(d))))) {
-    SumColumns<kKind, false>(d, columns, top, origin, b, sums, store);
+    SumColumns<false>(d, columns, top, origin, sums, store);
   } else {
-    SumColumns<kKind, true>(d, columns, top, origin, b, sums, store);
+    SumColumns<true>(d, columns, top, origin, sums, store);
   }
+}
+
+// Adds the sums of a background up by lane, relative to `reference`; each t_j is multiplied by `scale`.
+template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
+HWY_INLINE void SumBackground(D d, const Columns<T>& columns, hn::Vec<D> reference, const Background<T>& b, T scale,
+                              double* mass, double* dot) {
+  const auto factor = hn::Set(d, scale);
+  BackgroundSums<kKind, D> sums(d);
+  for (int64_t c = 0; c < columns.num_classes; ++c) {
+    const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
+    const hn::Vec<D> z[] = {hn::Sub(columns.Load(d, c), reference)};
+    const hn::Vec<D> t[] = {hn::Mul(factor, BackgroundAt<kKind>(d, b, load))};
+    sums.Add(d, z, t);
+    if ((c + 1) % static_cast<int64_t>(kTerms) != 0 && c + 1 != columns.num_classes) continue;
+    Flush(d, sums.mass, mass);
+    Flush(d, sums.dot, dot);
+  }
+}
+
+// Completes the sums of `count` rows, which have the rest. The scale would take digits from tiny weights, and huge ones
+// need it: those of a row whose sums are not finite without.
+template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
+HWY_INLINE void AddBackground(D d, const Columns<T>& columns, hn::Vec<D> reference, const Background<T>& b,
+                              size_t count, RowSums* rows) {
+  if constexpr (kKind == BackgroundKind::kNone) return;
+  const double scale = BackgroundScale(b);
+  const auto is_finite = [](const RowSums& row) {
+    return std::isfinite(row.background) && std::isfinite(row.background_dot);
+  };
+  // `inside` of a sum and `outside` make the scale.
+  const auto sum = [&](T inside, double outside, const auto& wanted) HWY_ATTR {
+    HWY_ALIGN_MAX double mass[hn::MaxLanes(D())] = {}, dot[hn::MaxLanes(D())] = {};
+    SumBackground<kKind>(d, columns, reference, b, inside, mass, dot);
+    for (size_t r = 0; r < count; ++r) {
+      if (!wanted(rows[r])) continue;
+      const bool uniform = kKind == BackgroundKind::kUniform;
+      rows[r].background = uniform ? scale * static_cast<double>(columns.num_classes) : outside * mass[r];
+      rows[r].background_dot = outside * dot[r];
+    }
+  };
+  sum(T{1}, scale, [](const RowSums&) { return true; });
+  if (HWY_LIKELY(std::all_of(rows, rows + count, is_finite))) return;
+  sum(static_cast<T>(scale), 1, [&](const RowSums& row) { return !is_finite(row); });
 }
 
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
@@ -235,10 +265,10 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
   const LaneMax<D> top = MaxOfLanes<true>(d, columns);
-  HWY_ALIGN_MAX double others[kMaxLanes] = {}, mass[kMaxLanes] = {}, dot[kMaxLanes] = {};
+  HWY_ALIGN_MAX double others[kMaxLanes] = {};
   HWY_ALIGN_MAX T ties[kMaxLanes];
   const auto origin = OriginOf(d, top.reference);
-  SumColumns<kKind>(d, columns, top, origin, b, {others, ties, mass, dot}, [](int64_t, auto) {});
+  SumColumns(d, columns, top, origin, {others, ties}, [](int64_t, auto) {});
 
   HWY_ALIGN_MAX double factor[kMaxLanes];
   HWY_ALIGN_MAX T max[kMaxLanes];
@@ -247,11 +277,9 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   hn::Store(top.max, d, max);
   hn::Store(top.argmax, di, argmax);
   for (size_t r = 0; r < count; ++r) {
-    const double total =
-        kKind == BackgroundKind::kUniform ? b.beta * static_cast<double>(columns.num_classes) : mass[r];
     const double sum = WithoutDrift<T>(others[r] * factor[r], columns.num_classes);
     sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(sum, columns.num_classes) + static_cast<double>(ties[r]),
-               std::max<int64_t>(argmax[r], 0), total, dot[r]};
+               std::max<int64_t>(argmax[r], 0)};
     if (max[r] != kInfinity) continue;
     sums[r].others = 0;  // the loss will be NaN; what is left to say is whether the row has NaN
     for (int64_t c = 0; c < columns.num_classes; ++c) {
@@ -260,6 +288,7 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
       }
     }
   }
+  AddBackground<kKind>(d, columns, top.reference, b, count, sums);
 }
 
 // Calls visit(first, count) for each vector of [0, count).
@@ -416,12 +445,11 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, LaneMax
   InDouble(d, hn::Zero(d), [&](size_t lane, const auto zero) HWY_ATTR {
     hn::Store(zero, hn::DFromV<decltype(zero)>(), rows.others + first + lane);
   });
-  SumColumns<BackgroundKind::kNone>(d, columns, top, origin, {}, {rows.others + first, rows.ties + first},
-                                    [&](int64_t c, const auto& e) HWY_ATTR {
-                                      if (kGradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
-                                      finder.Add(LoadLanes(d, after + c * tile.stride), c);
-                                      next.CopyVector();
-                                    });
+  SumColumns(d, columns, top, origin, {rows.others + first, rows.ties + first}, [&](int64_t c, const auto& e) HWY_ATTR {
+    if (kGradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
+    finder.Add(LoadLanes(d, after + c * tile.stride), c);
+    next.CopyVector();
+  });
   maximum = finder.Get();
   if constexpr (kArgmax) {
     HWY_ALIGN_MAX TI argmax[hn::MaxLanes(D())];

@@ -315,20 +315,20 @@ TEST(EdgesTest, RowsThatRiseUnderWeightsOfBothSigns) {
 
 // Weights that a float just holds, and their products with e / C not; in rows that rise, or whose first weight is -0.
 TEST(EdgesTest, TinyWeights) {
-  for (const int64_t num_classes : {150, 2048, 5000}) {
+  for (const int64_t num_classes : {7, 100, 150, 2048, 5000}) {
     for (const float tiny : {1e-30f, 1e-36f, 2e-38f}) {
       for (const float rise : {-3.0f, 3.0f}) {
         for (const float first : {-0.0f, 1.0f}) {
           Batch batch;
           std::vector<float> row(static_cast<size_t>(num_classes)), weights(row.size());
           for (size_t j = 0; j < row.size(); ++j) {
-            row[j] = (j < 64 ? 0 : rise) - 0.1f * static_cast<float>(j % 7);
+            row[j] = (j < std::min<size_t>(64, row.size() / 2) ? 0 : rise) - 0.1f * static_cast<float>(j % 7);
             weights[j] = tiny * (1 + 0.3f * static_cast<float>(j % 3));
           }
           weights[0] *= first;
           batch.logits = OwnedTensor::Floats({1, num_classes}, row);
           batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
-          batch.targets = OwnedTensor::Indices({1}, {70});
+          batch.targets = OwnedTensor::Indices({1}, {num_classes / 2});
           batch.spec.outputs = {Output::kLogitsGradient};
           for (const double smoothing : {0.1, 1.0}) {
             batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
