@@ -10,6 +10,7 @@
 
 #include <hwy/highway.h>
 
+#include <cmath>
 #include <type_traits>
 
 #include "loss/row.h"
@@ -31,20 +32,30 @@ BackgroundKind KindOf(const Background<T>& b) {
   return b.weights != nullptr ? BackgroundKind::kWeights : BackgroundKind::kUniform;
 }
 
-// Calls function(std::integral_constant<BackgroundKind, kind>) for the kind found at run time.
+// Calls function(std::integral_constant<BackgroundKind, kind>) for the kind found at run time, where there are no
+// probabilities.
 template <class Function>
-HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
+HWY_INLINE void WithKindOfClasses(BackgroundKind kind, const Function& function) {
   switch (kind) {
-    case BackgroundKind::kNone:
-      return function(std::integral_constant<BackgroundKind, BackgroundKind::kNone>());
     case BackgroundKind::kUniform:
       return function(std::integral_constant<BackgroundKind, BackgroundKind::kUniform>());
     case BackgroundKind::kWeights:
       return function(std::integral_constant<BackgroundKind, BackgroundKind::kWeights>());
+    default:
+      return function(std::integral_constant<BackgroundKind, BackgroundKind::kNone>());
+  }
+}
+
+// The same of any kind.
+template <class Function>
+HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
+  switch (kind) {
     case BackgroundKind::kProbabilities:
       return function(std::integral_constant<BackgroundKind, BackgroundKind::kProbabilities>());
     case BackgroundKind::kWeightedProbabilities:
       return function(std::integral_constant<BackgroundKind, BackgroundKind::kWeightedProbabilities>());
+    default:
+      return WithKindOfClasses(kind, function);
   }
 }
 
@@ -57,6 +68,19 @@ constexpr bool LeavesOutScale(BackgroundKind kind) { return kind != BackgroundKi
 template <typename T>
 double BackgroundScale(const Background<T>& b) {
   return LeavesOutScale(KindOf(b)) ? b.beta : 1;
+}
+
+// sum t_j. REQUIRES: no probabilities.
+template <typename T>
+double BackgroundMass(const Background<T>& b, int64_t num_classes) {
+  if (b.weights == nullptr) return b.beta * static_cast<double>(num_classes);
+  const auto sum = [&](double scale) {
+    double turns[4] = {};  // independent sums hide the latency of addition
+    for (int64_t c = 0; c < num_classes; ++c) turns[c % 4] += scale * static_cast<double>(LoadElement<T>(b.weights, c));
+    return turns[0] + turns[1] + (turns[2] + turns[3]);
+  };
+  const double mass = b.beta * sum(1);
+  return std::isfinite(mass) ? mass : sum(b.beta);
 }
 
 // Whether the sums are taken with the exponentials. Probabilities are large where the logits are: it would often be in

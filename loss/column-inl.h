@@ -184,91 +184,97 @@ template <typename T>
 struct LaneSums {
   double* others;
   T* ties;
+  double* dot = nullptr;  // of the background, as AddOrdinary(); not touched without one
 };
 
 // Adds the classes up; store(c, e) gets the ScaledExpParts() of each. kOffset: not all of the origin's are 0.
-template <bool kOffset, class D, class Store, typename T = hn::TFromD<D>>
+template <BackgroundKind kKind, bool kOffset, class D, class Store, typename T = hn::TFromD<D>>
 HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const ExpOrigin<hn::Vec<D>>& origin,
-                           const LaneSums<T>& sums, const Store& store) {
+                           const Background<T>& b, const LaneSums<T>& sums, const Store& store) {
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
   auto recent = hn::Zero(d);
   auto ties = hn::Set(di, TI{-1});
+  BackgroundSums<kKind, D> background(d);
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto x = columns.Load(d, c);
     const auto e = ScaledExpParts(d, kOffset ? hn::Sub(x, origin.offset) : x, origin);
     const auto is_max = hn::Eq(x, top.max);
     ties = hn::IfThenElse(hn::RebindMask(di, is_max), hn::Add(ties, hn::Set(di, TI{1})), ties);
     recent = hn::MulAdd(e.fraction, hn::IfThenZeroElse(is_max, e.power), recent);
+    if constexpr (kKind != BackgroundKind::kNone) {
+      const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
+      const hn::Vec<D> z[] = {hn::Sub(x, top.reference)}, t[] = {BackgroundAt<kKind>(d, b, load)};
+      background.AddOrdinary(z, t);
+    }
     store(c, e);
-    if ((c + 1) % static_cast<int64_t>(kTerms) == 0 || c + 1 == columns.num_classes) Flush(d, recent, sums.others);
+    if ((c + 1) % static_cast<int64_t>(kTerms) != 0 && c + 1 != columns.num_classes) continue;
+    Flush(d, recent, sums.others);
+    if constexpr (kKind != BackgroundKind::kNone) Flush(d, background.dot, sums.dot);
   }
   hn::Store(hn::ConvertTo(d, ties), d, sums.ties);
 }
-template <class D, class Store, typename T = hn::TFromD<D>>
+template <BackgroundKind kKind, class D, class Store, typename T = hn::TFromD<D>>
 HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top, const ExpOrigin<hn::Vec<D>>& origin,
-                           const LaneSums<T>& sums, const Store& store) {
+                           const Background<T>& b, const LaneSums<T>& sums, const Store& store) {
   if (HWY_LIKELY(hn::AllTrue(d, hn::Eq(origin.offset, hn::Zero(d))))) {
-    SumColumns<false>(d, columns, top, origin, sums, store);
+    SumColumns<kKind, false>(d, columns, top, origin, b, sums, store);
   } else {
-    SumColumns<true>(d, columns, top, origin, sums, store);
+    SumColumns<kKind, true>(d, columns, top, origin, b, sums, store);
   }
 }
 
-// Adds the sums of a background up by lane, relative to `reference`; each t_j is multiplied by `scale`.
+// sum t_j z_j by lane, z_j relative to `reference`, of any numbers; each t_j is multiplied by `scale`.
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_INLINE void SumBackground(D d, const Columns<T>& columns, hn::Vec<D> reference, const Background<T>& b, T scale,
-                              double* mass, double* dot) {
-  const auto factor = hn::Set(d, scale);
+HWY_NOINLINE void SumDots(D d, const Columns<T>& columns, const T* reference, const Background<T>& b, T scale,
+                          double* dot) {
+  const auto factor = hn::Set(d, scale), origin = hn::Load(d, reference);
   BackgroundSums<kKind, D> sums(d);
+  std::fill(dot, dot + hn::Lanes(d), 0);
   for (int64_t c = 0; c < columns.num_classes; ++c) {
     const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
-    const hn::Vec<D> z[] = {hn::Sub(columns.Load(d, c), reference)};
+    const hn::Vec<D> z[] = {hn::Sub(columns.Load(d, c), origin)};
     const hn::Vec<D> t[] = {hn::Mul(factor, BackgroundAt<kKind>(d, b, load))};
     sums.Add(d, z, t);
-    if ((c + 1) % static_cast<int64_t>(kTerms) != 0 && c + 1 != columns.num_classes) continue;
-    Flush(d, sums.mass, mass);
-    Flush(d, sums.dot, dot);
+    if ((c + 1) % static_cast<int64_t>(kTerms) == 0 || c + 1 == columns.num_classes) Flush(d, sums.dot, dot);
   }
 }
 
-// Completes the sums of `count` rows, which have the rest. The scale would take digits from tiny weights, and huge ones
-// need it: those of a row whose sums are not finite without.
+// RowSums::background_dot of rows, from LaneSums::dot, or added up anew where that is not finite. The scale would take
+// digits from tiny weights, and huge ones need it.
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_INLINE void AddBackground(D d, const Columns<T>& columns, hn::Vec<D> reference, const Background<T>& b,
-                              size_t count, RowSums* rows) {
-  if constexpr (kKind == BackgroundKind::kNone) return;
+HWY_INLINE void FinishDots(D d, const Columns<T>& columns, hn::Vec<D> reference, const Background<T>& b, double* dot,
+                           size_t count, RowSums* rows) {
   const double scale = BackgroundScale(b);
-  const auto is_finite = [](const RowSums& row) {
-    return std::isfinite(row.background) && std::isfinite(row.background_dot);
-  };
-  // `inside` of a sum and `outside` make the scale.
-  const auto sum = [&](T inside, double outside, const auto& wanted) HWY_ATTR {
-    HWY_ALIGN_MAX double mass[hn::MaxLanes(D())] = {}, dot[hn::MaxLanes(D())] = {};
-    SumBackground<kKind>(d, columns, reference, b, inside, mass, dot);
+  const auto is_finite = [](const RowSums& row) { return std::isfinite(row.background_dot); };
+  const auto take = [&](double factor) {
     for (size_t r = 0; r < count; ++r) {
-      if (!wanted(rows[r])) continue;
-      const bool uniform = kKind == BackgroundKind::kUniform;
-      rows[r].background = uniform ? scale * static_cast<double>(columns.num_classes) : outside * mass[r];
-      rows[r].background_dot = outside * dot[r];
+      if (!is_finite(rows[r])) rows[r].background_dot = factor * dot[r];
     }
+    return std::all_of(rows, rows + count, is_finite);
   };
-  sum(T{1}, scale, [](const RowSums&) { return true; });
-  if (HWY_LIKELY(std::all_of(rows, rows + count, is_finite))) return;
-  sum(static_cast<T>(scale), 1, [&](const RowSums& row) { return !is_finite(row); });
+  for (size_t r = 0; r < count; ++r) rows[r].background_dot = std::numeric_limits<double>::quiet_NaN();
+  if (HWY_LIKELY(take(scale))) return;
+  HWY_ALIGN_MAX T references[hn::MaxLanes(D())];
+  hn::Store(reference, d, references);
+  SumDots<kKind>(d, columns, references, b, T{1}, dot);
+  if (take(scale)) return;
+  SumDots<kKind>(d, columns, references, b, static_cast<T>(scale), dot);
+  take(1);
 }
 
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T>& b, size_t count, RowSums* sums) {
+HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T>& b, double background_mass,
+                              size_t count, RowSums* sums) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   constexpr size_t kMaxLanes = hn::MaxLanes(D());
   const hn::RebindToSigned<D> di;
   using TI = hn::TFromD<decltype(di)>;
   const LaneMax<D> top = MaxOfLanes<true>(d, columns);
-  HWY_ALIGN_MAX double others[kMaxLanes] = {};
+  HWY_ALIGN_MAX double others[kMaxLanes] = {}, dot[kMaxLanes] = {};
   HWY_ALIGN_MAX T ties[kMaxLanes];
   const auto origin = OriginOf(d, top.reference);
-  SumColumns(d, columns, top, origin, {others, ties}, [](int64_t, auto) {});
+  SumColumns<kKind>(d, columns, top, origin, b, {others, ties, dot}, [](int64_t, auto) {});
 
   HWY_ALIGN_MAX double factor[kMaxLanes];
   HWY_ALIGN_MAX T max[kMaxLanes];
@@ -279,7 +285,7 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
   for (size_t r = 0; r < count; ++r) {
     const double sum = WithoutDrift<T>(others[r] * factor[r], columns.num_classes);
     sums[r] = {static_cast<double>(max[r]), WithoutDust<T>(sum, columns.num_classes) + static_cast<double>(ties[r]),
-               std::max<int64_t>(argmax[r], 0)};
+               std::max<int64_t>(argmax[r], 0), background_mass};
     if (max[r] != kInfinity) continue;
     sums[r].others = 0;  // the loss will be NaN; what is left to say is whether the row has NaN
     for (int64_t c = 0; c < columns.num_classes; ++c) {
@@ -288,7 +294,7 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
       }
     }
   }
-  AddBackground<kKind>(d, columns, top.reference, b, count, sums);
+  if constexpr (kKind != BackgroundKind::kNone) FinishDots<kKind>(d, columns, top.reference, b, dot, count, sums);
 }
 
 // Calls visit(first, count) for each vector of [0, count).
@@ -303,9 +309,11 @@ template <typename T>
 void ReduceAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Background<T>& background,
                       RowSums* sums) {
   const hn::ScalableTag<T> d;
-  WithKind(KindOf(background), [&](auto kind) HWY_ATTR {
+  WithKindOfClasses(KindOf(background), [&](auto kind) HWY_ATTR {
+    constexpr BackgroundKind kKind = decltype(kind)::value;
+    const double mass = kKind == BackgroundKind::kNone ? 0 : BackgroundMass(background, num_classes);
     ForEachVector(d, count, [&](int64_t first, size_t n) HWY_ATTR {
-      ReduceColumns<decltype(kind)::value>(d, Columns<T>{x + first, stride, num_classes}, background, n, sums + first);
+      ReduceColumns<kKind>(d, Columns<T>{x + first, stride, num_classes}, background, mass, n, sums + first);
     });
   });
 }
@@ -346,7 +354,7 @@ template <typename T>
 void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Gradient<T>* gradients,
                        T* dx) {
   const hn::ScalableTag<T> d;
-  WithKind(KindOf(gradients[0].background), [&](auto kind) HWY_ATTR {
+  WithKindOfClasses(KindOf(gradients[0].background), [&](auto kind) HWY_ATTR {
     constexpr BackgroundKind kKind = decltype(kind)::value;
     ForEachVector(d, count, [&](int64_t first, size_t n) HWY_ATTR {
       const Columns<T> columns{x + first, stride, num_classes};
@@ -364,10 +372,16 @@ void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t 
 
 // ---- plain cross-entropy ----
 
+template <typename T>
+double BackgroundCoefficient(const PlainTile<T>& tile) {
+  return tile.targets.gradient_scale * BackgroundScale(tile.background);
+}
+
 // What a tile is decided from, and what comes of it; all by row.
 template <typename T>
 struct TileRows {
   HWY_ALIGN_MAX double others[kMaxPlainRows];
+  HWY_ALIGN_MAX double dots[kMaxPlainRows];
   HWY_ALIGN_MAX T ties[kMaxPlainRows];
   HWY_ALIGN_MAX T max[kMaxPlainRows];
   Origins<T> origins;
@@ -377,7 +391,7 @@ struct TileRows {
 
   // Rows that are decided with others, and that there are not.
   void Clear(size_t begin, size_t end) {
-    std::fill(others + begin, others + end, 0);
+    for (double* array : {others, dots}) std::fill(array + begin, array + end, 0);
     for (T* array : {ties, max, origins.bases, origins.shifts, logits}) std::fill(array + begin, array + end, T{0});
   }
 };
@@ -426,7 +440,7 @@ class NextTile {
 // The sums of the vector of rows from `first` on, as ReduceColumns(); false for a maximum of +inf, where that looks
 // closer. With a gradient, x becomes ScaledExp(). `maximum` is theirs, and becomes that of the next vector of the tile:
 // it is a long chain of dependent operations, found while others are busy.
-template <bool kArgmax, bool kGradient, class D, typename T = hn::TFromD<D>>
+template <BackgroundKind kKind, bool kArgmax, bool kGradient, class D, typename T = hn::TFromD<D>>
 HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, LaneMax<D>& maximum, TileRows<T>& rows,
                             NextTile<D>& next) {
   const hn::RebindToSigned<D> di;
@@ -443,13 +457,17 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, LaneMax
       hn::Add(hn::Mul(hn::Max(target, hn::Zero(di)), hn::Set(di, static_cast<TI>(tile.stride))), hn::Iota(di, 0));
   hn::Store(hn::GatherIndex(d, columns.x, place), d, rows.logits + first);
   InDouble(d, hn::Zero(d), [&](size_t lane, const auto zero) HWY_ATTR {
-    hn::Store(zero, hn::DFromV<decltype(zero)>(), rows.others + first + lane);
+    const hn::DFromV<decltype(zero)> dd;
+    hn::Store(zero, dd, rows.others + first + lane);
+    if constexpr (kKind != BackgroundKind::kNone) hn::Store(zero, dd, rows.dots + first + lane);
   });
-  SumColumns(d, columns, top, origin, {rows.others + first, rows.ties + first}, [&](int64_t c, const auto& e) HWY_ATTR {
-    if (kGradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
-    finder.Add(LoadLanes(d, after + c * tile.stride), c);
-    next.CopyVector();
-  });
+  SumColumns<kKind>(d, columns, top, origin, tile.background,
+                    {rows.others + first, rows.ties + first, rows.dots + first},
+                    [&](int64_t c, const auto& e) HWY_ATTR {
+                      if (kGradient) StoreLanes(e.value, d, tile.x + first + c * tile.stride);
+                      finder.Add(LoadLanes(d, after + c * tile.stride), c);
+                      next.CopyVector();
+                    });
   maximum = finder.Get();
   if constexpr (kArgmax) {
     HWY_ALIGN_MAX TI argmax[hn::MaxLanes(D())];
@@ -463,12 +481,15 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, LaneMax
   return hn::AllFalse(d, kArgmax ? infinite : hn::AndNot(ignored, infinite));
 }
 
-// Decides the rows from `first` on, kDecided vectors of doubles. False where a coefficient is NaN or not FitsIn().
-template <bool kGradient, typename T>
-HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t first) {
+// Decides the rows from `first` on, kDecided vectors of doubles. False where a sum of the background is not finite, or
+// a coefficient is NaN or not FitsIn().
+template <BackgroundKind kKind, bool kGradient, typename T>
+HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t first, double background_mass) {
   const hn::ScalableTag<double> d;
   const hn::Rebind<T, decltype(d)> dt;
+  [[maybe_unused]] const hn::Rebind<int32_t, decltype(d)> di32;
   using V = hn::Vec<decltype(d)>;
+  [[maybe_unused]] const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
   V factor[kDecided];
   bool fits = true;
   // As in ScatterColumns(), a scale of 0 leaves 0, never -0. Adding -0 changes nothing.
@@ -479,32 +500,42 @@ HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t f
     const V sum = WithoutDrift<T>(d, hn::Mul(hn::Load(d, rows.others + r), factor[k]), tile.num_classes);
     const V clean = hn::IfThenZeroElse(hn::Le(sum, hn::Set(d, DustOf<T>(tile.num_classes))), sum);
     const V max = load(rows.max + r);
-    return {OthersBelow(d, max, hn::Add(clean, load(rows.ties + r))), hn::Sub(load(rows.logits + r), max)};
+    V dot = hn::Zero(d);
+    if constexpr (kKind != BackgroundKind::kNone) {
+      dot = hn::Mul(hn::Set(d, tile.targets.background_scale), hn::Load(d, rows.dots + r));
+      const auto ignored = hn::Lt(hn::PromoteTo(d, hn::LoadU(di32, tile.targets.targets + r)), hn::Zero(d));
+      fits = fits && hn::AllTrue(d, hn::Or(ignored, hn::Lt(hn::Abs(dot), infinity)));
+    }
+    return {OthersBelow(d, max, hn::Add(clean, load(rows.ties + r))), hn::Sub(load(rows.logits + r), max),
+            hn::Set(d, background_mass), dot};
   };
   const auto store = [&](size_t k, size_t r, const auto& decision) HWY_ATTR {
     fits = fits && AllFitIn<T>(d, decision.p_scale);
     StoreDoubles(d, hn::Add(hn::Mul(decision.p_scale, factor[k]), sign_of_zero), rows.p_scales + r);
     StoreDoubles(d, decision.point, rows.points + r);
   };
-  DecideVectors<kGradient>(d, tile.targets, first, sums, store);
+  DecideVectors<kGradient, kKind != BackgroundKind::kNone>(d, tile.targets, first, sums, store);
   return fits;
 }
 
 // The gradient, from ScaledExp().
-template <bool kStream, class D, typename T = hn::TFromD<D>>
+template <BackgroundKind kKind, bool kStream, class D, typename T = hn::TFromD<D>>
 HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const TileRows<T>& rows) {
   const hn::RebindToSigned<D> di;
   const hn::Rebind<int32_t, D> di32;
   using TI = hn::TFromD<decltype(di)>;
   const auto count = static_cast<size_t>(tile.count);
   const int32_t* const targets = tile.targets.targets;
+  const auto t_scale = hn::Set(d, static_cast<T>(BackgroundCoefficient(tile)));
   for (int64_t c = 0; c < tile.num_classes; ++c) {
+    const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
     const auto here = hn::Set(di, static_cast<TI>(c));
     const T* const e = tile.x + c * tile.stride;
     T* const dx = tile.dx + c * tile.dx_stride;
     for (size_t r = 0; r < count; r += hn::Lanes(d)) {
       const auto target = Widen(di, hn::LoadU(di32, targets + r));
-      const auto smooth = hn::Mul(hn::Load(d, rows.p_scales + r), hn::LoadU(d, e + r));
+      const auto smooth =
+          GradientEntry<kKind>(d, hn::Load(d, rows.p_scales + r), hn::LoadU(d, e + r), t_scale, tile.background, load);
       const auto entry = hn::IfThenElse(hn::RebindMask(d, hn::Eq(target, here)), hn::Load(d, rows.points + r), smooth);
       const auto result = hn::IfThenZeroElse(hn::RebindMask(d, hn::Lt(target, hn::Zero(di))), entry);
       if constexpr (kStream) {
@@ -516,38 +547,49 @@ HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const TileRows<T>& r
   }
 }
 
-template <bool kArgmax, bool kGradient, typename T>
-bool EvaluatePlain(const PlainTile<T>& whole) {
+template <BackgroundKind kKind, bool kArgmax, bool kGradient, typename T>
+HWY_NOINLINE bool EvaluatePlain(const PlainTile<T>& whole) {
   const hn::ScalableTag<T> d;
   const PlainTile<T> tile = whole;  // which no store changes
+  double mass = 0;
+  bool fits = true;
+  if constexpr (kKind != BackgroundKind::kNone) {
+    mass = BackgroundMass(tile.background, tile.num_classes);
+    fits = std::isfinite(mass) && (!kGradient || BackgroundFitsIn<T>(BackgroundCoefficient(tile)));
+  }
   TileRows<T> rows;
   NextTile next(d, tile);
   LaneMax<hn::ScalableTag<T>> maximum = MaxOfLanes<kArgmax>(d, Columns<T>{tile.x, tile.stride, tile.num_classes});
-  bool fits = true;
   const size_t count = static_cast<size_t>(tile.count), together = kDecided * hn::Lanes(hn::ScalableTag<double>());
   for (size_t first = 0; first < count; first += together) {
     const size_t end = std::min(first + together, static_cast<size_t>(tile.stride));
     for (size_t r = first; r < end; r += hn::Lanes(d)) {
-      fits = ReducePlain<kArgmax, kGradient>(d, tile, r, maximum, rows, next) && fits;
+      fits = ReducePlain<kKind, kArgmax, kGradient>(d, tile, r, maximum, rows, next) && fits;
     }
     if (end < first + together) rows.Clear(end, first + together);
-    fits = DecideTile<kGradient>(tile, rows, first) && fits;
+    fits = DecideTile<kKind, kGradient>(tile, rows, first, mass) && fits;
   }
   if (!kGradient || !fits) return fits;
   if (tile.stream) {
-    ScatterPlain<true>(d, tile, rows);
+    ScatterPlain<kKind, true>(d, tile, rows);
   } else {
-    ScatterPlain<false>(d, tile, rows);
+    ScatterPlain<kKind, false>(d, tile, rows);
   }
   return true;
 }
 
 template <typename T>
 bool EvaluatePlainTile(const PlainTile<T>& tile) {
-  if (tile.predicted != nullptr) {
-    return tile.dx != nullptr ? EvaluatePlain<true, true>(tile) : EvaluatePlain<true, false>(tile);
-  }
-  return tile.dx != nullptr ? EvaluatePlain<false, true>(tile) : EvaluatePlain<false, false>(tile);
+  bool result = false;
+  WithKindOfClasses(KindOf(tile.background), [&](auto kind) HWY_ATTR {
+    constexpr BackgroundKind kKind = decltype(kind)::value;
+    if (tile.predicted != nullptr) {
+      result = tile.dx != nullptr ? EvaluatePlain<kKind, true, true>(tile) : EvaluatePlain<kKind, true, false>(tile);
+    } else {
+      result = tile.dx != nullptr ? EvaluatePlain<kKind, false, true>(tile) : EvaluatePlain<kKind, false, false>(tile);
+    }
+  });
+  return result;
 }
 
 template <typename T>

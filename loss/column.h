@@ -24,7 +24,8 @@ struct PlainTile {
   T* x;  // [num_classes, stride]; spoilt where the gradient is asked for
   int64_t stride, num_classes, count;
   PlainTargets targets;
-  int64_t* predicted;  // [stride], as PREDICTED_CLASS; null if not asked for
+  Background<T> background;  // has no probabilities
+  int64_t* predicted;        // [stride], as PREDICTED_CLASS; null if not asked for
 
   // Where the gradient goes: class c of row r to dx[c * dx_stride + r], in whole vectors; null if not asked for. May be
   // x. `stream`: as Gradient's, and each class's first row is aligned to 64 bytes.
@@ -51,8 +52,8 @@ struct ColumnKernels {
   // caller.
   void (*scatter)(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Gradient<T>* gradients, T* dx);
 
-  // The same numbers, to the bit, as `reduce`, decide.h and `scatter`. False, and the tile is spoilt, where a
-  // coefficient is NaN, or not FitsIn() the vector code.
+  // The same numbers, to the bit, as `reduce`, decide.h and `scatter`. False, and the tile is spoilt, where a sum of
+  // the background is not finite, or a coefficient is NaN, or not FitsIn() the vector code.
   bool (*plain)(const PlainTile<T>& tile);
 
   // Rows [count, num_classes] that lie one after the other become columns, and columns rows.

@@ -31,7 +31,8 @@ static_assert(kPlainStep % (kDecided * hn::MaxLanes(hn::ScalableTag<double>())) 
 template <class V>
 struct PlainSums {
   V others;
-  V z;  // x_y - max
+  V z;                           // x_y - max
+  V background, background_dot;  // RowSums', if there is one
 };
 
 // p_scale is Gradient's, `point` the gradient at y.
@@ -48,27 +49,35 @@ HWY_INLINE V OthersBelow(D d, V max, V others) {
 }
 
 // Decide() and, if kGradient, the gradient's coefficients. Additions of 0 keep -0 out, as the sums of decide.h do.
-template <bool kGradient, class D, class V = hn::Vec<D>>
-HWY_INLINE PlainDecision<V> DecidePlain(D d, const PlainSums<V>& sums, V log1p, V mass, hn::Mask<D> ignored, V scale) {
-  const V one = hn::Set(d, 1.0), zero = hn::Zero(d);
+template <bool kGradient, bool kBackground, class D, class V = hn::Vec<D>>
+HWY_INLINE PlainDecision<V> DecidePlain(D d, const PlainTargets& tile, const PlainSums<V>& sums, V log1p, V weight,
+                                        hn::Mask<D> ignored) {
+  const V one = hn::Set(d, 1.0), zero = hn::Zero(d), scale = hn::Set(d, tile.gradient_scale);
   const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
-  mass = hn::Add(zero, mass);
+  const V mass = hn::Add(zero, kBackground ? hn::Mul(hn::Set(d, tile.point_scale), weight) : weight);
   const V log_p = hn::Sub(sums.z, log1p);
-  const auto nothing = hn::Or(ignored, hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity)));
-  const V loss = hn::IfThenZeroElse(nothing, hn::Add(zero, hn::Mul(mass, hn::Neg(log_p))));
+  const auto free = hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity));
+  const V cross = hn::IfThenZeroElse(free, hn::Mul(mass, hn::Neg(log_p)));
+  const V smooth = kBackground ? hn::Sub(hn::Mul(sums.background, log1p), sums.background_dot) : zero;
+  const V loss = hn::IfThenZeroElse(ignored, hn::Add(smooth, cross));
   if constexpr (!kGradient) return {loss, zero, zero};
   const V exp = hn::Mul(ScaledExp(d, sums.z, OriginOf(d, zero)), hn::Set(d, ExpConstants<double>::kUnscale));
   const V denominator = hn::Add(one, sums.others);
   const V rest = hn::IfThenElse(hn::Eq(exp, one), sums.others, hn::Sub(denominator, exp));
-  const V p_scale = hn::Div(hn::Mul(scale, mass), denominator);
+  const V p_scale = hn::Div(hn::Mul(scale, kBackground ? hn::Add(sums.background, mass) : mass), denominator);
+  V push = zero;
+  if constexpr (kBackground) {
+    push = hn::Sub(hn::Mul(sums.background, hn::Div(exp, denominator)),
+                   hn::Mul(hn::Set(d, tile.background_scale), weight));
+  }
   const V nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());  // whichever it came from
   return {loss, hn::IfThenZeroElse(ignored, hn::IfThenElse(hn::IsNaN(p_scale), nan, p_scale)),
-          hn::Mul(scale, hn::Sub(zero, hn::Mul(mass, hn::Div(rest, denominator))))};
+          hn::Mul(scale, hn::Sub(push, hn::Mul(mass, hn::Div(rest, denominator))))};
 }
 
 // Decides the rows from `first` on, kDecided vectors of them: sums(k, r) makes PlainSums of the k-th, whose rows begin
 // at r. Losses are stored here; with kGradient, store(k, r, decision) gets the rest.
-template <bool kGradient, class D, class Sums, class Store>
+template <bool kGradient, bool kBackground, class D, class Sums, class Store>
 HWY_INLINE void DecideVectors(D d, const PlainTargets& tile, size_t first, const Sums& sums, const Store& store) {
   const hn::Rebind<int32_t, D> di32;
   using V = hn::Vec<D>;
@@ -83,8 +92,8 @@ HWY_INLINE void DecideVectors(D d, const PlainTargets& tile, size_t first, const
   each([&](size_t k, size_t) HWY_ATTR { log1p[k] = Log1pOfParts(d, of[k].others, parts[k]); });
   each([&](size_t k, size_t r) HWY_ATTR {
     const auto target = hn::PromoteTo(d, hn::LoadU(di32, tile.targets + r));
-    const auto decision = DecidePlain<kGradient>(d, of[k], log1p[k], hn::LoadU(d, tile.masses + r),
-                                                 hn::Lt(target, hn::Zero(d)), hn::Set(d, tile.gradient_scale));
+    const auto decision = DecidePlain<kGradient, kBackground>(d, tile, of[k], log1p[k], hn::LoadU(d, tile.weights + r),
+                                                              hn::Lt(target, hn::Zero(d)));
     hn::StoreU(decision.loss, d, tile.losses + r);
     if constexpr (kGradient) store(k, r, decision);
   });

@@ -1,6 +1,7 @@
-// The decide step of plain cross-entropy: class indices, no smoothing, nothing that modifies it, no sample weights, one
-// upstream gradient. What most batches are, and little else than a few operations a row: so a tile of it is decided in
-// vectors. The numbers are, to the bit, those of decide.h. Never allocates, never fails, thread-safe.
+// The decide step of plain cross-entropy: class indices, class weights, label smoothing, and nothing else that modifies
+// it, no sample weights, one upstream gradient. What most batches are, and little else than a few operations a row: so
+// a tile of it is decided in vectors. The numbers are, to the bit, those of decide.h. Never allocates, never fails,
+// thread-safe.
 #ifndef LOSSD_LOSS_PLAIN_H_
 #define LOSSD_LOSS_PLAIN_H_
 
@@ -18,19 +19,22 @@ constexpr int64_t RoundUpToStep(int64_t count) { return (count + kPlainStep - 1)
 // What the rows of a tile are decided from besides their logits, and their losses.
 struct PlainTargets {
   const int32_t* targets = nullptr;  // -1: counts nowhere, its loss and gradient are 0
-  const double* masses = nullptr;    // w_y
+  const double* weights = nullptr;   // w_y
+  double point_scale = 1;            // of them at y: 1 - e, with label smoothing e
+  double background_scale = 0;       // of them in the background: e / C
   double gradient_scale = 1;
-  double* losses = nullptr;  // w_y (-ln p_y)
+  double* losses = nullptr;  // before sample weight and unit
 };
 
 // Rows that have been reduced (row.h).
 struct PlainRows {
   std::array<double, kMaxPlainRows> max, others;
-  std::array<double, kMaxPlainRows> logits;  // x_y
+  std::array<double, kMaxPlainRows> logits;                      // x_y
+  std::array<double, kMaxPlainRows> background, background_dot;  // finite; not read without a background
   // Of the gradient, if that is asked for: Gradient::p_scale, and the entry at y.
   std::array<double, kMaxPlainRows> p_scales, points;
 };
-// Decides the first `count` rows, from their max, others and logits.
+// Decides the first `count` rows, from what of them is above.
 void DecidePlainRows(int64_t count, bool gradient, const PlainTargets& targets, PlainRows& rows);
 
 }  // namespace lossd

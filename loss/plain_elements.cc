@@ -14,22 +14,27 @@ bool PlainElements::AreEnough(const Block& block) {
   const bool index = plan.target_kind == TargetKind::kClassIndices && !block.inputs.sample_weights;
   const bool scalar = block.inputs.upstream_gradient.type.shape.rank() == 0;
   const bool more = block.results.log_sum_exp || block.results.target_log_probability;
-  const bool modified = options.label_smoothing != 0 || options.z_loss != 0 || IsModified(options);
+  const bool modified = options.z_loss != 0 || IsModified(options);
   const bool narrow = plan.num_classes <= std::numeric_limits<int32_t>::max();
   return index && scalar && !more && !modified && narrow;
 }
 
-PlainTargets PlainElements::Read(int64_t first, int64_t count) {
+PlainTargets PlainElements::Read(int64_t first, int64_t count, double background_scale) {
   first_ = first;
   count_ = count;
   ReadTargets();
   const int64_t end = RoundUpToStep(count);
   std::fill(targets_.begin() + count, targets_.begin() + end, -1);
-  for (; weighed_ < end; ++weighed_) masses_[weighed_] = 1;
+  for (; weighed_ < end; ++weighed_) weights_[weighed_] = 1;
   for (int64_t row = 0; block_.inputs.class_weights && row < count; ++row) {
-    if (targets_[row] >= 0) masses_[row] = ClassWeight(block_.inputs, targets_[row]);
+    if (targets_[row] >= 0) weights_[row] = ClassWeight(block_.inputs, targets_[row]);
   }
-  return {targets_.data(), masses_.data(), block_.weights.gradient_scale, losses_.data()};
+  return {.targets = targets_.data(),
+          .weights = weights_.data(),
+          .point_scale = 1 - block_.plan.cross_entropy.label_smoothing,
+          .background_scale = background_scale,
+          .gradient_scale = block_.weights.gradient_scale,
+          .losses = losses_.data()};
 }
 
 // Those after them are asked for: classes that lie apart leave the hardware no stream to notice.

@@ -19,7 +19,8 @@ class PlainElements {
   explicit PlainElements(Block& block) : block_(block) {}
 
   // Reads elements [first, first + count), count <= kMaxPlainRows. What is returned is valid until the next call.
-  PlainTargets Read(int64_t first, int64_t count);
+  // `background_scale`: Background::beta.
+  PlainTargets Read(int64_t first, int64_t count, double background_scale);
 
   int32_t target(int64_t row) const { return targets_[row]; }
 
@@ -40,9 +41,9 @@ class PlainElements {
 
   Block& block_;
   int64_t first_ = 0, count_ = 0;
-  int64_t weighed_ = 0;  // so many masses have been filled in
+  int64_t weighed_ = 0;  // so many weights have been filled in
   std::array<int32_t, kMaxPlainRows> targets_;
-  std::array<double, kMaxPlainRows> masses_, losses_;
+  std::array<double, kMaxPlainRows> weights_, losses_;
 };
 
 }  // namespace lossd

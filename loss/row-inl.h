@@ -56,13 +56,17 @@ double BackgroundCoefficient(const Gradient<T>& gradient) {
   return gradient.t_scale * BackgroundScale(gradient.background);
 }
 
-// Both coefficients. That of the background may be tiny where weights are huge, and must not lose digits.
+// Of the background; it may be tiny where weights are huge, and must not lose digits.
+template <typename T>
+bool BackgroundFitsIn(double coefficient) {
+  const double t = std::fabs(coefficient);
+  return t == 0 || std::isnan(t) || (t >= std::numeric_limits<T>::min() && t <= std::numeric_limits<T>::max());
+}
+// Both coefficients.
 template <typename T>
 bool FitsIn(const Gradient<T>& gradient) {
-  const double t = std::fabs(BackgroundCoefficient(gradient));
-  const bool t_fits = KindOf(gradient.background) == BackgroundKind::kNone || t == 0 || std::isnan(t) ||
-                      (t >= std::numeric_limits<T>::min() && t <= std::numeric_limits<T>::max());
-  return t_fits && FitsIn<T>(gradient.p_scale);
+  const bool background = KindOf(gradient.background) != BackgroundKind::kNone;
+  return (!background || BackgroundFitsIn<T>(BackgroundCoefficient(gradient))) && FitsIn<T>(gradient.p_scale);
 }
 
 // For coefficients beyond: one value at a time, in double. Entry j goes to dx[j * stride]; the first one's logit is *x.

@@ -99,7 +99,7 @@ class SoftmaxLoss {
 
   void EvaluateRows(int64_t first, const TileRange& range) {
     PlainTargets plain;
-    if (plain_) plain = elements_.Read(first, range.count);
+    if (plain_) plain = elements_.Read(first, range.count, background_.beta);
     FindIgnored(first, range.count);
     const int64_t num_classes = plan_.num_classes;
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
@@ -112,11 +112,7 @@ class SoftmaxLoss {
     rows.finds_argmax = static_cast<bool>(results_.predicted_class);
     ReduceTile(rows, background);
     const auto logit_at = [&](int64_t row, int64_t c) { return x.At(row * num_classes + c); };
-    if (plain_) {
-      DecidePlainTile(range.count, plain, logit_at);
-    } else {
-      DecideTile(first, range.count, logit_at);
-    }
+    if (!plain_ || !DecidePlainTile(range.count, plain, logit_at)) DecideTile(first, range.count, logit_at);
     if (layout_.whole_rows) WriteWholeRows(first, range, x.data);
     if (!results_.logits_gradient) return;
     for (int64_t row = 0; row < range.count; ++row) {
@@ -292,7 +288,8 @@ class SoftmaxLoss {
                          .stride = ScratchLayout::ColumnStride(range.count),
                          .num_classes = plan_.num_classes,
                          .count = range.count,
-                         .targets = elements_.Read(first, range.count),
+                         .targets = elements_.Read(first, range.count, background_.beta),
+                         .background = background_,
                          .predicted = results_.predicted_class ? predicted.data() : nullptr};
     SetGradient(range, tile);
     if (HasNext(first, range)) {
@@ -383,14 +380,17 @@ class SoftmaxLoss {
 
   // ---- decide ----
 
-  // DecideTile() of plain rows.
+  // DecideTile() of plain rows. Returns false, and has done nothing, where a sum of the background is not finite.
   template <typename LogitAt>
-  void DecidePlainTile(int64_t count, const PlainTargets& targets, const LogitAt& logit_at) {
+  bool DecidePlainTile(int64_t count, const PlainTargets& targets, const LogitAt& logit_at) {
     const bool gradient = static_cast<bool>(results_.logits_gradient);
     PlainRows rows;
     for (int64_t row = 0; row < count; ++row) {
+      if (!std::isfinite(sums_[row].background) || !std::isfinite(sums_[row].background_dot)) return false;
       rows.max[row] = sums_[row].max;
       rows.others[row] = sums_[row].others;
+      rows.background[row] = sums_[row].background;
+      rows.background_dot[row] = sums_[row].background_dot;
       rows.logits[row] = ignored_[row] ? 0 : logit_at(row, targets.targets[row]);
     }
     DecidePlainRows(count, gradient, targets, rows);
@@ -406,6 +406,7 @@ class SoftmaxLoss {
       g.background = background_;
       g.points = {point, ignored_[row] ? size_t{0} : size_t{1}};
     }
+    return true;
   }
 
   // From sums_ to all that is one value an element, and gradients_. logit_at(row, c) is x_c.

@@ -344,11 +344,20 @@ void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner, int64_t first =
 TEST(InvarianceTest, AnyRunsOfTiles) {
   testing::ForEachSimdTarget([](const char* target) {
     std::mt19937_64 random(9);
-    for (const auto& [type, num_classes, rest] :
-         {std::tuple(DataType::kFloat32, 21, 32), {DataType::kFloat32, 3, 5}, {DataType::kFloat64, 100, 16}}) {
+    for (const auto& [type, num_classes, rest, smoothing] : {std::tuple(DataType::kFloat32, 21, 32, 0.0),
+                                                             {DataType::kFloat32, 3, 5, 0.0},
+                                                             {DataType::kFloat64, 100, 16, 0.0},
+                                                             {DataType::kFloat32, 21, 32, 0.1},
+                                                             {DataType::kFloat32, 100, 16, 0.1}}) {
       const int64_t inner = 3 * 65536 / num_classes / 16 * 16 + rest, count = 3 * inner;
-      Batch batch = testing::RandomBatch(
-          {.type = type, .outer = {3}, .num_classes = num_classes, .inner = {inner}, .ignore_some = true}, random);
+      Batch batch = testing::RandomBatch({.type = type,
+                                          .outer = {3},
+                                          .num_classes = num_classes,
+                                          .inner = {inner},
+                                          .class_weights = num_classes == 100,
+                                          .ignore_some = true},
+                                         random);
+      std::get<CrossEntropy>(batch.spec.loss).label_smoothing = smoothing;
       for (int64_t first = 0; first + 16 <= count; first += 1999) SpoilRows(batch, num_classes, inner, first);
       batch.spec.outputs = {Output::kLogitsGradient};
       const Outcome whole = testing::Evaluate(batch).value();
@@ -411,10 +420,12 @@ TEST(InvarianceTest, AnyNumberOfThreadsToALongRow) {
 TEST(InvarianceTest, AnyNeighbours) {
   testing::ForEachSimdTarget([](const char* target) {
     for (const int64_t num_classes : {2, 10, 200}) {
-      for (const double upstream : {1.0, -0.0, -1e-60, kInf}) {
+      for (const auto& [upstream, smoothing] :
+           {std::pair(1.0, 0.0), {-0.0, 0.0}, {-1e-60, 0.0}, {kInf, 0.0}, {1.0, 0.1}, {-0.0, 0.1}, {1e-37, 0.1}}) {
         std::mt19937_64 random(12);
         Batch batch = testing::RandomBatch({.outer = {20}, .num_classes = num_classes, .class_weights = true}, random);
         batch.spec.reduction = Reduction::kSum;
+        batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
         batch.spec.outputs = {Output::kLogitsGradient};
         batch.upstream_gradient = OwnedTensor::Doubles({}, {upstream});
         batch.class_weights.set(0, -1.5);
@@ -424,10 +435,10 @@ TEST(InvarianceTest, AnyNeighbours) {
               0, static_cast<size_t>(19 * num_classes) * 4);
         };
         const std::string beside_ordinary = rows();
-        for (const double neighbour : {kInf, -std::nan(""), 1e38}) {
+        for (const double neighbour : {kInf, -kInf, -std::nan(""), 1e38}) {
           batch.logits.set(20 * num_classes - 1, neighbour);
           EXPECT_EQ(rows() == beside_ordinary, true)
-              << target << ' ' << num_classes << ' ' << upstream << ' ' << neighbour;
+              << target << ' ' << num_classes << ' ' << upstream << ' ' << smoothing << ' ' << neighbour;
         }
       }
     }
@@ -528,29 +539,43 @@ void ExpectSameBitsWithMoreOutputs(Batch batch, const std::string& what) {
   EXPECT_EQ(few.summary.ignored_count, more.summary.ignored_count) << what;
 }
 
+// Batches of many kinds: `kind` in [0, kAnyKinds).
+constexpr int kAnyKinds = 14;
+Batch AnyBatch(DataType type, int64_t num_classes, const Shape& inner, int kind, double smoothing,
+               std::mt19937_64& random) {
+  Batch batch = testing::RandomBatch({.type = type,
+                                      .outer = {29},
+                                      .num_classes = num_classes,
+                                      .inner = inner,
+                                      .class_weights = kind % 2 == 1,
+                                      .ignore_some = kind % 4 >= 2},
+                                     random);
+  std::get<CrossEntropy>(batch.spec.loss).label_smoothing = smoothing;
+  if (kind == 1) batch.class_weights.set(0, -0.0);
+  // Of those, label smoothing makes infinite losses: some are left as they are.
+  if (kind >= 4 && (smoothing == 0 || kind % 3 == 0)) SpoilRows(batch, num_classes, NumElements(inner));
+  if (kind >= 4) batch.logits.set(1, 700);
+  constexpr double kUpstream[] = {1e30, 1e-30, 0.0, -0.0, -1e-60, -kInf, kInf, -kInf};
+  if (kind >= 6) batch.upstream_gradient = OwnedTensor::Doubles({}, {kUpstream[kind - 6]});
+  if (kind == 9 || kind == 11 || kind == 13) batch.spec.reduction = Reduction::kSum;
+  if (kind == 13) batch.class_weights.set(num_classes / 2, kInf);
+  if (kind == 11) batch.class_weights.set(num_classes / 2, -2);
+  batch.spec.gradient_type = kind % 3 == 2 ? DataType::kFloat32 : type;
+  return batch;
+}
+
 TEST(InvarianceTest, AnyOutputs) {
   testing::ForEachSimdTarget([](const char* target) {
     std::mt19937_64 random(6);
     for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBfloat16}) {
       for (const Shape& inner : {Shape{}, Shape{7}, Shape{3, 11}}) {
         for (int64_t num_classes : {1, 2, 10, 33, 64, 65, 200}) {
-          for (int i = 0; i < 14; ++i) {
-            Batch batch = testing::RandomBatch({.type = type,
-                                                .outer = {29},
-                                                .num_classes = num_classes,
-                                                .inner = inner,
-                                                .class_weights = i % 2 == 1,
-                                                .ignore_some = i % 4 >= 2},
-                                               random);
-            if (i == 1) batch.class_weights.set(0, -0.0);
-            if (i >= 4) SpoilRows(batch, num_classes, NumElements(inner));
-            constexpr double kUpstream[] = {1e30, 1e-30, 0.0, -0.0, -1e-60, -kInf, kInf, -kInf};
-            if (i >= 6) batch.upstream_gradient = OwnedTensor::Doubles({}, {kUpstream[i - 6]});
-            if (i == 9 || i == 11 || i == 13) batch.spec.reduction = Reduction::kSum;
-            if (i == 13) batch.class_weights.set(num_classes / 2, kInf);
-            if (i == 11) batch.class_weights.set(num_classes / 2, -2);
-            batch.spec.gradient_type = i % 3 == 2 ? DataType::kFloat32 : type;
-            ExpectSameBitsWithMoreOutputs(batch, std::string(target) + ' ' + ToString(batch.logits.type().shape));
+          for (const double smoothing : {0.0, 0.1, 1.0}) {
+            for (int kind = 0; kind < kAnyKinds; ++kind) {
+              ExpectSameBitsWithMoreOutputs(AnyBatch(type, num_classes, inner, kind, smoothing, random),
+                                            absl::StrCat(target, ", ", Name(type), ", ", num_classes, " classes, ",
+                                                         ToString(inner), ", kind ", kind, ", smoothing ", smoothing));
+            }
           }
         }
       }
