@@ -149,6 +149,15 @@ inline void StoreFloat(const MutableTensorView& tensor, int64_t index, double va
   WithFloatType(tensor.type.data_type, [&]<typename S>(S) { StoreElement(tensor.data, index, FromDouble<S>(value)); });
 }
 
+// Calls function(load), where load(index) is an element as double, exactly: the type is looked at once for many
+// elements. REQUIRES: IsFloat(tensor.type.data_type).
+template <typename Function>
+auto WithFloats(const TensorView& tensor, const Function& function) {
+  return WithFloatType(tensor.type.data_type, [&]<typename S>(S) {
+    return function([data = tensor.data](int64_t index) { return ToDouble(LoadElement<S>(data, index)); });
+  });
+}
+
 // Calls function(load), where load(index) is an element as int64: the type is looked at once for many elements.
 // REQUIRES: the type is an integer type or bool.
 template <typename Function>

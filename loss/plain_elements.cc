@@ -26,8 +26,10 @@ PlainTargets PlainElements::Read(int64_t first, int64_t count, double background
   const int64_t end = RoundUpToStep(count);
   std::fill(targets_.begin() + count, targets_.begin() + end, -1);
   for (; weighed_ < end; ++weighed_) weights_[weighed_] = 1;
-  for (int64_t row = 0; block_.inputs.class_weights && row < count; ++row) {
-    if (targets_[row] >= 0) weights_[row] = ClassWeight(block_.inputs, targets_[row]);
+  if (const TensorView& weights = block_.inputs.class_weights) {
+    WithFloats(weights, [&](const auto& load) {
+      for (int64_t row = 0; row < count; ++row) weights_[row] = load(std::max(targets_[row], 0));
+    });
   }
   return {.targets = targets_.data(),
           .weights = weights_.data(),

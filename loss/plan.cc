@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <numeric>
 #include <string>
 
 #include "absl/container/inlined_vector.h"
@@ -508,13 +510,16 @@ bool WeighSimply(const Plan& plan, const Inputs& inputs, Plan::Range range, Shar
   share.ignored_count = counts.ignored;
   share.weight_sum = static_cast<double>(count - counts.ignored);
   if (!inputs.class_weights) return true;
-  share.weight_sum = 0;
-  WithIntegers(inputs.targets, [&](const auto& load) {
-    for (int64_t element = range.begin; element < range.end; ++element) {
-      const int64_t target = load(element);
-      if (target != plan.ignore_index) share.weight_sum += ClassWeight(inputs, target);
-    }
+  std::array<double, kTurns> sums{};  // independent ones hide the latency of addition
+  WithIntegers(inputs.targets, [&](const auto& target_of) {
+    WithFloats(inputs.class_weights, [&](const auto& weight_of) {
+      for (int64_t element = range.begin; element < range.end; ++element) {
+        const int64_t target = target_of(element);
+        if (target != plan.ignore_index) sums[static_cast<size_t>(element) % kTurns] += weight_of(target);
+      }
+    });
   });
+  share.weight_sum = std::accumulate(sums.begin(), sums.end(), 0.0);
   return true;
 }
 
