@@ -22,6 +22,10 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 enum class BackgroundKind { kNone, kUniform, kWeights, kProbabilities, kWeightedProbabilities };
 
+constexpr bool HasProbabilities(BackgroundKind kind) {
+  return kind == BackgroundKind::kProbabilities || kind == BackgroundKind::kWeightedProbabilities;
+}
+
 template <typename T>
 BackgroundKind KindOf(const Background<T>& b) {
   const bool probabilities = b.alpha != 0 && b.probabilities != nullptr;
@@ -32,10 +36,11 @@ BackgroundKind KindOf(const Background<T>& b) {
   return b.weights != nullptr ? BackgroundKind::kWeights : BackgroundKind::kUniform;
 }
 
-// Calls function(std::integral_constant<BackgroundKind, kind>) for the kind found at run time, where there are no
+// Calls function(std::integral_constant<BackgroundKind, kind>) for the kind found at run time. REQUIRES: without
 // probabilities.
 template <class Function>
 HWY_INLINE void WithKindOfClasses(BackgroundKind kind, const Function& function) {
+  HWY_DASSERT(!HasProbabilities(kind));
   switch (kind) {
     case BackgroundKind::kUniform:
       return function(std::integral_constant<BackgroundKind, BackgroundKind::kUniform>());
@@ -59,10 +64,6 @@ HWY_INLINE void WithKind(BackgroundKind kind, const Function& function) {
   }
 }
 
-constexpr bool HasProbabilities(BackgroundKind kind) {
-  return kind == BackgroundKind::kProbabilities || kind == BackgroundKind::kWeightedProbabilities;
-}
-
 // What BackgroundAt() leaves out of every t_j.
 constexpr bool LeavesOutScale(BackgroundKind kind) { return kind != BackgroundKind::kNone && !HasProbabilities(kind); }
 template <typename T>
@@ -74,13 +75,9 @@ double BackgroundScale(const Background<T>& b) {
 template <typename T>
 double BackgroundMass(const Background<T>& b, int64_t num_classes) {
   if (b.weights == nullptr) return b.beta * static_cast<double>(num_classes);
-  const auto sum = [&](double scale) {
-    double turns[4] = {};  // independent sums hide the latency of addition
-    for (int64_t c = 0; c < num_classes; ++c) turns[c % 4] += scale * static_cast<double>(LoadElement<T>(b.weights, c));
-    return turns[0] + turns[1] + (turns[2] + turns[3]);
-  };
-  const double mass = b.beta * sum(1);
-  return std::isfinite(mass) ? mass : sum(b.beta);
+  double sums[4] = {};  // independent ones hide the latency of addition
+  for (int64_t c = 0; c < num_classes; ++c) sums[c % 4] += b.At(c);
+  return sums[0] + sums[1] + (sums[2] + sums[3]);
 }
 
 // Whether the sums are taken with the exponentials. Probabilities are large where the logits are: it would often be in

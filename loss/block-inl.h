@@ -275,18 +275,15 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
   return sums;
 }
 
-// The sums of a background relative to `max`, a finite number; kOrdinary: as AddOrdinary() does. Else of any, each t_j
-// multiplied by `scale`.
+// The sums of a background relative to `max`, a finite number; kOrdinary: as AddOrdinary() does, else with infinite
+// logits of classes without mass.
 template <BackgroundKind kKind, bool kOrdinary, class D, typename S, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, T scale, const Background<T>& b) {
+HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, const Background<T>& b) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
-  const V reference = hn::Set(d, max), factor = hn::Set(d, scale);
+  const V reference = hn::Set(d, max);
   BlockAdder<kKind, D> adder(d);
-  const auto background_at = [&](size_t i, size_t size) HWY_ATTR {
-    const V t = BackgroundOf<kKind>(d, block, b, i, size);
-    return kOrdinary ? t : hn::Mul(factor, t);
-  };
+  const auto background_at = [&](size_t i, size_t size) HWY_ATTR { return BackgroundOf<kKind>(d, block, b, i, size); };
   const auto add = [&](const auto& z, const auto& t) HWY_ATTR {
     if constexpr (kOrdinary) {
       adder.background().AddOrdinary(z, t);
@@ -318,9 +315,22 @@ HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, T 
   return adder.Finish();
 }
 
+// The same one term at a time, where nothing is too large nor too small.
+template <typename S, typename T>
+BlockSums<T> SumBackgroundSlowly(const RowBlock<S>& block, T max, const Background<T>& b) {
+  long double mass = 0, dot = 0;
+  for (size_t i = 0; i < block.size; ++i) {
+    const double t = b.At(static_cast<int64_t>(block.offset + i));
+    const double x = ToDouble(LoadElement<S>(block.x, static_cast<int64_t>(i)));
+    mass += t;
+    dot += BackgroundTerm(t, x - static_cast<double>(max));
+  }
+  return {.background = static_cast<double>(mass), .background_dot = static_cast<double>(dot)};
+}
+
 // Makes SumBlock()'s sums of the background those of the block, or adds up anew. They are accurate if nothing is
 // negative, and the average is not above the reference: the sum of all magnitudes is at most twice that of the row's
-// then, whose maximum is not below the reference.
+// then, whose maximum is not below the reference. Those of a block with NaN do not matter.
 template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
 HWY_INLINE void FinishBackground(D d, const RowBlock<S>& block, T reference, const Background<T>& b,
                                  BlockSums<T>& sums) {
@@ -335,11 +345,10 @@ HWY_INLINE void FinishBackground(D d, const RowBlock<S>& block, T reference, con
     sums.background_dot += MoveOf(sums.background, static_cast<double>(reference), static_cast<double>(sums.max));
     return;
   }
-  // The scale would take digits from tiny weights, and huge ones need it.
+  if (std::isnan(sums.exps)) return;
   const T max = sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max;
-  take(SumBackground<kKind, true>(d, block, max, T{1}, b), scale) ||
-      take(SumBackground<kKind, false>(d, block, max, T{1}, b), scale) ||
-      take(SumBackground<kKind, false>(d, block, max, static_cast<T>(scale), b), 1);
+  take(SumBackground<kKind, true>(d, block, max, b), scale) ||
+      take(SumBackground<kKind, false>(d, block, max, b), scale) || take(SumBackgroundSlowly(block, max, b), 1);
 }
 
 // The exponentials of a block but the one at `place`, added up.

@@ -184,7 +184,7 @@ template <typename T>
 struct LaneSums {
   double* others;
   T* ties;
-  double* dot = nullptr;  // of the background, as AddOrdinary(); not touched without one
+  double* dot = nullptr;  // sum t_j z_j of the background, over BackgroundScale(), if finite; not touched without one
 };
 
 // Adds the classes up; store(c, e) gets the ScaledExpParts() of each. kOffset: not all of the origin's are 0.
@@ -205,7 +205,8 @@ HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top
     if constexpr (kKind != BackgroundKind::kNone) {
       const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
       const hn::Vec<D> z[] = {hn::Sub(x, top.reference)}, t[] = {BackgroundAt<kKind>(d, b, load)};
-      background.AddOrdinary(z, t);
+      const bool has_mass = kKind == BackgroundKind::kUniform || LoadElement<T>(b.weights, c) != 0;
+      if (HWY_LIKELY(has_mass)) background.AddOrdinary(z, t);  // 0 * inf = 0
     }
     store(c, e);
     if ((c + 1) % static_cast<int64_t>(kTerms) != 0 && c + 1 != columns.num_classes) continue;
@@ -224,43 +225,23 @@ HWY_INLINE void SumColumns(D d, const Columns<T>& columns, const LaneMax<D>& top
   }
 }
 
-// sum t_j z_j by lane, z_j relative to `reference`, of any numbers; each t_j is multiplied by `scale`.
-template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE void SumDots(D d, const Columns<T>& columns, const T* reference, const Background<T>& b, T scale,
-                          double* dot) {
-  const auto factor = hn::Set(d, scale), origin = hn::Load(d, reference);
-  BackgroundSums<kKind, D> sums(d);
-  std::fill(dot, dot + hn::Lanes(d), 0);
-  for (int64_t c = 0; c < columns.num_classes; ++c) {
-    const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
-    const hn::Vec<D> z[] = {hn::Sub(columns.Load(d, c), origin)};
-    const hn::Vec<D> t[] = {hn::Mul(factor, BackgroundAt<kKind>(d, b, load))};
-    sums.Add(d, z, t);
-    if ((c + 1) % static_cast<int64_t>(kTerms) == 0 || c + 1 == columns.num_classes) Flush(d, sums.dot, dot);
-  }
-}
-
-// RowSums::background_dot of rows, from LaneSums::dot, or added up anew where that is not finite. The scale would take
-// digits from tiny weights, and huge ones need it.
-template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
-HWY_INLINE void FinishDots(D d, const Columns<T>& columns, hn::Vec<D> reference, const Background<T>& b, double* dot,
-                           size_t count, RowSums* rows) {
+// RowSums::background_dot of rows, from LaneSums::dot: where that is not finite, one term at a time, where nothing is
+// too large nor too small.
+template <typename T>
+void FinishDots(const Columns<T>& columns, const Background<T>& b, const double* dot, size_t count, RowSums* rows) {
   const double scale = BackgroundScale(b);
-  const auto is_finite = [](const RowSums& row) { return std::isfinite(row.background_dot); };
-  const auto take = [&](double factor) {
-    for (size_t r = 0; r < count; ++r) {
-      if (!is_finite(rows[r])) rows[r].background_dot = factor * dot[r];
+  for (size_t r = 0; r < count; ++r) {
+    RowSums& row = rows[r];
+    row.background_dot = scale * dot[r];
+    if (HWY_LIKELY(std::isfinite(row.background_dot)) || std::isnan(row.others)) continue;
+    long double sum = 0;
+    const double reference = std::isinf(row.max) ? 0 : row.max;
+    for (int64_t c = 0; c < columns.num_classes; ++c) {
+      const auto x = LoadElement<T>(columns.x, c * columns.stride + static_cast<int64_t>(r));
+      sum += BackgroundTerm(b.At(c), static_cast<double>(x) - reference);
     }
-    return std::all_of(rows, rows + count, is_finite);
-  };
-  for (size_t r = 0; r < count; ++r) rows[r].background_dot = std::numeric_limits<double>::quiet_NaN();
-  if (HWY_LIKELY(take(scale))) return;
-  HWY_ALIGN_MAX T references[hn::MaxLanes(D())];
-  hn::Store(reference, d, references);
-  SumDots<kKind>(d, columns, references, b, T{1}, dot);
-  if (take(scale)) return;
-  SumDots<kKind>(d, columns, references, b, static_cast<T>(scale), dot);
-  take(1);
+    row.background_dot = static_cast<double>(sum);
+  }
 }
 
 template <BackgroundKind kKind, class D, typename T = hn::TFromD<D>>
@@ -294,7 +275,7 @@ HWY_INLINE void ReduceColumns(D d, const Columns<T>& columns, const Background<T
       }
     }
   }
-  if constexpr (kKind != BackgroundKind::kNone) FinishDots<kKind>(d, columns, top.reference, b, dot, count, sums);
+  if constexpr (kKind != BackgroundKind::kNone) FinishDots(columns, b, dot, count, sums);
 }
 
 // Calls visit(first, count) for each vector of [0, count).
@@ -481,8 +462,8 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, LaneMax
   return hn::AllFalse(d, kArgmax ? infinite : hn::AndNot(ignored, infinite));
 }
 
-// Decides the rows from `first` on, kDecided vectors of doubles. False where a sum of the background is not finite, or
-// a coefficient is NaN or not FitsIn().
+// Decides the rows from `first` on, kDecided vectors of doubles. False where LaneSums::dot of a row that counts is not
+// finite, or a coefficient is NaN or not FitsIn().
 template <BackgroundKind kKind, bool kGradient, typename T>
 HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t first, double background_mass) {
   const hn::ScalableTag<double> d;
@@ -493,7 +474,7 @@ HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t f
   V factor[kDecided];
   bool fits = true;
   // As in ScatterColumns(), a scale of 0 leaves 0, never -0. Adding -0 changes nothing.
-  const V sign_of_zero = hn::Set(d, static_cast<T>(tile.targets.gradient_scale) == 0 ? 0.0 : -0.0);
+  const V sign_of_zero = hn::Set(d, static_cast<T>(BackgroundCoefficient(tile)) == 0 ? 0.0 : -0.0);
   const auto load = [&](const T* p) HWY_ATTR { return ToDoubles(d, hn::Load(dt, p)); };
   for (size_t k = 0; k < kDecided; ++k) factor[k] = rows.origins.FactorsAt(d, first + k * hn::Lanes(d));
   const auto sums = [&](size_t k, size_t r) HWY_ATTR -> PlainSums<V> {
@@ -555,7 +536,7 @@ HWY_NOINLINE bool EvaluatePlain(const PlainTile<T>& whole) {
   bool fits = true;
   if constexpr (kKind != BackgroundKind::kNone) {
     mass = BackgroundMass(tile.background, tile.num_classes);
-    fits = std::isfinite(mass) && (!kGradient || BackgroundFitsIn<T>(BackgroundCoefficient(tile)));
+    fits = !kGradient || BackgroundFitsIn<T>(BackgroundCoefficient(tile));
   }
   TileRows<T> rows;
   NextTile next(d, tile);

@@ -48,13 +48,13 @@ HWY_INLINE V OthersBelow(D d, V max, V others) {
   return hn::IfThenElse(hn::Lt(hn::Abs(max), infinity), others, hn::Set(d, std::numeric_limits<double>::quiet_NaN()));
 }
 
-// Decide() and, if kGradient, the gradient's coefficients. Additions of 0 keep -0 out, as the sums of decide.h do.
+// Decide() and, if kGradient, the gradient's coefficients. Additions of 0 keep -0 out where those of decide.h do.
 template <bool kGradient, bool kBackground, class D, class V = hn::Vec<D>>
 HWY_INLINE PlainDecision<V> DecidePlain(D d, const PlainTargets& tile, const PlainSums<V>& sums, V log1p, V weight,
                                         hn::Mask<D> ignored) {
   const V one = hn::Set(d, 1.0), zero = hn::Zero(d), scale = hn::Set(d, tile.gradient_scale);
   const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
-  const V mass = hn::Add(zero, kBackground ? hn::Mul(hn::Set(d, tile.point_scale), weight) : weight);
+  const V mass = kBackground ? hn::Mul(hn::Set(d, tile.point_scale), weight) : weight;
   const V log_p = hn::Sub(sums.z, log1p);
   const auto free = hn::And(hn::Eq(mass, zero), hn::Eq(hn::Abs(log_p), infinity));
   const V cross = hn::IfThenZeroElse(free, hn::Mul(mass, hn::Neg(log_p)));
@@ -64,10 +64,11 @@ HWY_INLINE PlainDecision<V> DecidePlain(D d, const PlainTargets& tile, const Pla
   const V exp = hn::Mul(ScaledExp(d, sums.z, OriginOf(d, zero)), hn::Set(d, ExpConstants<double>::kUnscale));
   const V denominator = hn::Add(one, sums.others);
   const V rest = hn::IfThenElse(hn::Eq(exp, one), sums.others, hn::Sub(denominator, exp));
-  const V p_scale = hn::Div(hn::Mul(scale, kBackground ? hn::Add(sums.background, mass) : mass), denominator);
+  const V total = hn::Add(kBackground ? sums.background : zero, hn::Add(zero, mass));
+  const V p_scale = hn::Div(hn::Mul(scale, total), denominator);
   V push = zero;
   if constexpr (kBackground) {
-    push = hn::Sub(hn::Mul(sums.background, hn::Div(exp, denominator)),
+    push = hn::Sub(hn::Mul(hn::Add(sums.background, zero), hn::Div(exp, denominator)),
                    hn::Mul(hn::Set(d, tile.background_scale), weight));
   }
   const V nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());  // whichever it came from

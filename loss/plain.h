@@ -30,7 +30,7 @@ struct PlainTargets {
 struct PlainRows {
   std::array<double, kMaxPlainRows> max, others;
   std::array<double, kMaxPlainRows> logits;                      // x_y
-  std::array<double, kMaxPlainRows> background, background_dot;  // finite; not read without a background
+  std::array<double, kMaxPlainRows> background, background_dot;  // not read without a background
   // Of the gradient, if that is asked for: Gradient::p_scale, and the entry at y.
   std::array<double, kMaxPlainRows> p_scales, points;
 };

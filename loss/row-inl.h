@@ -72,17 +72,11 @@ bool FitsIn(const Gradient<T>& gradient) {
 // For coefficients beyond: one value at a time, in double. Entry j goes to dx[j * stride]; the first one's logit is *x.
 template <typename S, typename T, typename G>
 void ScatterInDouble(const S* x, int64_t stride, int64_t first, int64_t size, const Gradient<T>& gradient, G* dx) {
-  const Background<T>& b = gradient.background;
-  const bool has_background = KindOf(b) != BackgroundKind::kNone;
   auto point = std::ranges::lower_bound(gradient.points, first, {}, &Point::target);
   const auto end = gradient.points.end();
   for (int64_t j = first; j < first + size; ++j) {
     const double e = std::exp(ToDouble(LoadElement<S>(x, (j - first) * stride)) - gradient.max);
-    const double q = b.alpha != 0 && b.probabilities != nullptr
-                         ? b.alpha * static_cast<double>(LoadElement<T>(b.probabilities, j))
-                         : 0;
-    const double w = b.weights != nullptr ? static_cast<double>(LoadElement<T>(b.weights, j)) : 1;
-    const double t = has_background ? w * (q + b.beta) : 0;
+    const double t = gradient.background.At(j);
     const double p = e == 0 ? 0 : gradient.p_scale * e;  // also of an infinite factor
     const double entry =
         point != end && point->target == j ? (point++)->value : p - (t == 0 ? 0 : gradient.t_scale * t);

@@ -36,6 +36,15 @@ struct Background {
   double beta = 0;
   const T* weights = nullptr;  // w [C]; null: 1
 
+  // t_j, whatever its size.
+  double At(int64_t j) const {
+    const bool dense = alpha != 0 && probabilities != nullptr;
+    if (beta == 0 && !dense) return 0;
+    const double q = dense ? alpha * static_cast<double>(LoadElement<T>(probabilities, j)) : 0;
+    const double w = weights != nullptr ? static_cast<double>(LoadElement<T>(weights, j)) : 1;
+    return w * (q + beta);
+  }
+
   // The same of the classes from `first` on.
   Background From(int64_t first) const {
     const auto from = [&](const T* row) { return row == nullptr ? row : row + first; };
@@ -63,6 +72,9 @@ struct RowSums {
 inline double MoveOf(double background, double from, double to) {
   return background == 0 || from == to ? 0 : background * (from - to);
 }
+
+// t_j z_j, where 0 * inf is 0: of a class without mass, and of the largest.
+inline double BackgroundTerm(double t, double z) { return t == 0 || z == 0 ? 0 : t * z; }
 
 // Adds the sums of a part of a row, whose entries begin at `first`, to those of what is before it.
 inline void Fold(const RowSums& part, int64_t first, RowSums& row) {

@@ -112,7 +112,11 @@ class SoftmaxLoss {
     rows.finds_argmax = static_cast<bool>(results_.predicted_class);
     ReduceTile(rows, background);
     const auto logit_at = [&](int64_t row, int64_t c) { return x.At(row * num_classes + c); };
-    if (!plain_ || !DecidePlainTile(range.count, plain, logit_at)) DecideTile(first, range.count, logit_at);
+    if (plain_) {
+      DecidePlainTile(range.count, plain, logit_at);
+    } else {
+      DecideTile(first, range.count, logit_at);
+    }
     if (layout_.whole_rows) WriteWholeRows(first, range, x.data);
     if (!results_.logits_gradient) return;
     for (int64_t row = 0; row < range.count; ++row) {
@@ -380,13 +384,12 @@ class SoftmaxLoss {
 
   // ---- decide ----
 
-  // DecideTile() of plain rows. Returns false, and has done nothing, where a sum of the background is not finite.
+  // DecideTile() of plain rows.
   template <typename LogitAt>
-  bool DecidePlainTile(int64_t count, const PlainTargets& targets, const LogitAt& logit_at) {
+  void DecidePlainTile(int64_t count, const PlainTargets& targets, const LogitAt& logit_at) {
     const bool gradient = static_cast<bool>(results_.logits_gradient);
     PlainRows rows;
     for (int64_t row = 0; row < count; ++row) {
-      if (!std::isfinite(sums_[row].background) || !std::isfinite(sums_[row].background_dot)) return false;
       rows.max[row] = sums_[row].max;
       rows.others[row] = sums_[row].others;
       rows.background[row] = sums_[row].background;
@@ -406,7 +409,6 @@ class SoftmaxLoss {
       g.background = background_;
       g.points = {point, ignored_[row] ? size_t{0} : size_t{1}};
     }
-    return true;
   }
 
   // From sums_ to all that is one value an element, and gradients_. logit_at(row, c) is x_c.
@@ -534,6 +536,7 @@ class SoftmaxLoss {
     }
     gradient.max = softmax.max();
     gradient.p_scale = g * (decision.p_factor + point_mass) / softmax.denominator();
+    if (std::isnan(gradient.p_scale)) gradient.p_scale = kNan;  // whichever it came from
     gradient.t_scale = g;
     gradient.points = points;
   }

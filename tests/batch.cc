@@ -127,6 +127,23 @@ void OwnedTensor::set(int64_t index, double value) {
   std::memcpy(data() + index * SizeOf(type_.data_type), &integer, static_cast<size_t>(SizeOf(type_.data_type)));
 }
 
+void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner, int64_t first) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  const auto spoil = [&](int64_t place, int64_t c, double value) {
+    const int64_t row = first + place;
+    batch.logits.set(row / inner * num_classes * inner + c * inner + row % inner, value);
+  };
+  spoil(3, 0, std::nan(""));
+  spoil(5, num_classes - 1, kInf);
+  spoil(6, num_classes / 2, kInf);
+  spoil(6, 0, std::nan(""));
+  for (int64_t c = 0; c < num_classes; ++c) spoil(7, c, -kInf);
+  spoil(9, num_classes / 2, -kInf);
+  for (int64_t c = 0; c < num_classes; ++c) spoil(11, c, 60000);
+  spoil(12, num_classes - 1, 700);
+  spoil(13, num_classes - 1, -std::nan(""));  // what x86 makes of inf - inf
+}
+
 OwnedTensor RandomFloats(TensorType type, std::mt19937_64& random, double mean, double scale, bool positive,
                          int misalignment) {
   std::normal_distribution<double> normal(mean, scale);

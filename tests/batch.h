@@ -97,6 +97,10 @@ struct BatchOptions {
 // A cross-entropy batch.
 Batch RandomBatch(const BatchOptions& options, std::mt19937_64& random);
 
+// Makes 16 rows from `first` on ones that no formula likes, each beside ordinary ones. `inner`: elements of the axes
+// after the class axis.
+void SpoilRows(Batch& batch, int64_t num_classes, int64_t inner, int64_t first = 0);
+
 // A tensor of normal values.
 OwnedTensor RandomFloats(TensorType type, std::mt19937_64& random, double mean, double scale, bool positive = false,
                          int misalignment = 0);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -337,6 +338,41 @@ TEST(EdgesTest, TinyWeights) {
           }
         }
       }
+    }
+  }
+}
+
+// Weights whose sum a double does not hold, and their average does.
+TEST(EdgesTest, HugeWeightsOfDoubles) {
+  for (const int64_t num_classes : {5, 100, 200, 3000}) {
+    for (const double smoothing : {0.1, 1.0}) {
+      std::mt19937_64 random(17);
+      Batch batch = testing::RandomBatch(
+          {.type = DataType::kFloat64, .outer = {3}, .num_classes = num_classes, .class_weights = true}, random);
+      for (int64_t c = 0; c < num_classes; ++c) batch.class_weights.set(c, 1e308 * (c % 3 == 0 ? 0.5 : 1));
+      batch.spec.loss = CrossEntropy{.label_smoothing = smoothing};
+      batch.spec.reduction = Reduction::kSum;
+      batch.upstream_gradient = OwnedTensor::Doubles({}, {1e-300});
+      batch.spec.outputs = {Output::kLogitsGradient};
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << num_classes << ", " << smoothing;
+    }
+  }
+}
+
+// A masked logit costs infinitely much whatever little it weighs, if it weighs anything.
+TEST(EdgesTest, MaskedClassesOfTinyWeight) {
+  for (const int64_t num_classes : {2, 100, 200, 3000}) {
+    for (const float weight : {1e-36f, 0.0f}) {
+      std::vector<float> row(static_cast<size_t>(num_classes)), weights(row.size(), 1.0f);
+      row.back() = -std::numeric_limits<float>::infinity();
+      weights.back() = weight;
+      Batch batch;
+      batch.logits = OwnedTensor::Floats({1, num_classes}, row);
+      batch.class_weights = OwnedTensor::Floats({num_classes}, weights);
+      batch.targets = OwnedTensor::Indices({1}, {0});
+      batch.spec.loss = CrossEntropy{.label_smoothing = 1e-10};
+      const testing::Outcome outcome = testing::Evaluate(batch).value();
+      EXPECT_EQ(std::isinf(outcome.results.loss.at(0)), weight != 0) << num_classes << ", " << weight;
     }
   }
 }
