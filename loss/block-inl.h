@@ -315,15 +315,16 @@ HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, co
   return adder.Finish();
 }
 
-// The same one term at a time, where nothing is too large nor too small.
+// The same one term at a time, where nothing is too large nor too small: of classes [first, first + size), whose logits
+// are `stride` apart, the first at x.
 template <typename S, typename T>
-BlockSums<T> SumBackgroundSlowly(const RowBlock<S>& block, T max, const Background<T>& b) {
+BlockSums<T> SumBackgroundSlowly(const S* x, int64_t stride, int64_t first, int64_t size, double reference,
+                                 const Background<T>& b) {
   long double mass = 0, dot = 0;
-  for (size_t i = 0; i < block.size; ++i) {
-    const double t = b.At(static_cast<int64_t>(block.offset + i));
-    const double x = ToDouble(LoadElement<S>(block.x, static_cast<int64_t>(i)));
+  for (int64_t i = 0; i < size; ++i) {
+    const double t = b.At(first + i);
     mass += t;
-    dot += BackgroundTerm(t, x - static_cast<double>(max));
+    dot += BackgroundTerm(t, ToDouble(LoadElement<S>(x, i * stride)) - reference);
   }
   return {.background = static_cast<double>(mass), .background_dot = static_cast<double>(dot)};
 }
@@ -348,7 +349,10 @@ HWY_INLINE void FinishBackground(D d, const RowBlock<S>& block, T reference, con
   if (std::isnan(sums.exps)) return;
   const T max = sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max;
   take(SumBackground<kKind, true>(d, block, max, b), scale) ||
-      take(SumBackground<kKind, false>(d, block, max, b), scale) || take(SumBackgroundSlowly(block, max, b), 1);
+      take(SumBackground<kKind, false>(d, block, max, b), scale) ||
+      take(SumBackgroundSlowly(block.x, 1, static_cast<int64_t>(block.offset), static_cast<int64_t>(block.size),
+                               static_cast<double>(max), b),
+           1);
 }
 
 // The exponentials of a block but the one at `place`, added up.

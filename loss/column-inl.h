@@ -234,13 +234,9 @@ void FinishDots(const Columns<T>& columns, const Background<T>& b, const double*
     RowSums& row = rows[r];
     row.background_dot = scale * dot[r];
     if (HWY_LIKELY(std::isfinite(row.background_dot)) || std::isnan(row.others)) continue;
-    long double sum = 0;
     const double reference = std::isinf(row.max) ? 0 : row.max;
-    for (int64_t c = 0; c < columns.num_classes; ++c) {
-      const auto x = LoadElement<T>(columns.x, c * columns.stride + static_cast<int64_t>(r));
-      sum += BackgroundTerm(b.At(c), static_cast<double>(x) - reference);
-    }
-    row.background_dot = static_cast<double>(sum);
+    row.background_dot =
+        SumBackgroundSlowly(columns.x + r, columns.stride, 0, columns.num_classes, reference, b).background_dot;
   }
 }
 
@@ -468,9 +464,7 @@ template <BackgroundKind kKind, bool kGradient, typename T>
 HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t first, double background_mass) {
   const hn::ScalableTag<double> d;
   const hn::Rebind<T, decltype(d)> dt;
-  [[maybe_unused]] const hn::Rebind<int32_t, decltype(d)> di32;
   using V = hn::Vec<decltype(d)>;
-  [[maybe_unused]] const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
   V factor[kDecided];
   bool fits = true;
   // As in ScatterColumns(), a scale of 0 leaves 0, never -0. Adding -0 changes nothing.
@@ -483,6 +477,8 @@ HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t f
     const V max = load(rows.max + r);
     V dot = hn::Zero(d);
     if constexpr (kKind != BackgroundKind::kNone) {
+      const hn::Rebind<int32_t, decltype(d)> di32;
+      const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
       dot = hn::Mul(hn::Set(d, tile.targets.background_scale), hn::Load(d, rows.dots + r));
       const auto ignored = hn::Lt(hn::PromoteTo(d, hn::LoadU(di32, tile.targets.targets + r)), hn::Zero(d));
       fits = fits && hn::AllTrue(d, hn::Or(ignored, hn::Lt(hn::Abs(dot), infinity)));

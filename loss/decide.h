@@ -5,7 +5,9 @@
 #ifndef LOSSD_LOSS_DECIDE_H_
 #define LOSSD_LOSS_DECIDE_H_
 
+#include <algorithm>
 #include <cmath>
+#include <compare>
 #include <span>
 
 #include "loss/element.h"
@@ -60,6 +62,24 @@ inline double Modify(const CrossEntropy& options, const Softmax& softmax, double
   const double loss = CrossTerm(point.value * focus, l) + options.poly_epsilon * complement;
   point.value = point.value * focus * (1 + slope) + options.poly_epsilon * p;
   return loss;
+}
+
+// An element's points by class, each class once, in their place.
+inline std::span<Point> MergePoints(std::span<Point> points) {
+  if (points.size() < 2) return points;
+  // The order of the sum is the row's own, not the caller's; a total order, NaN included.
+  std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
+    return a.target != b.target ? a.target < b.target : std::strong_order(a.value, b.value) < 0;
+  });
+  size_t last = 0;
+  for (size_t i = 1; i < points.size(); ++i) {
+    if (points[i].target == points[last].target) {
+      points[last].value += points[i].value;
+    } else {
+      points[++last] = points[i];
+    }
+  }
+  return points.first(last + 1);
 }
 
 // Whether Decide() reads Point::exp; the gradient always does.

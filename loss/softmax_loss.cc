@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <compare>
 #include <limits>
 #include <span>
 #include <utility>
@@ -475,24 +474,7 @@ class SoftmaxLoss {
       const double q = masses ? FloatAt(masses, position) : 1;
       points[count++] = {target, (1 - options_.label_smoothing) * ClassWeight(block_.inputs, target) * q};
     });
-    return Merge({points, static_cast<size_t>(count)});
-  }
-
-  static std::span<Point> Merge(std::span<Point> points) {
-    if (points.size() < 2) return points;
-    // The order of the sum is the row's own, not the caller's; a total order, NaN included.
-    std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
-      return a.target != b.target ? a.target < b.target : std::strong_order(a.value, b.value) < 0;
-    });
-    size_t last = 0;
-    for (size_t i = 1; i < points.size(); ++i) {
-      if (points[i].target == points[last].target) {
-        points[last].value += points[i].value;
-      } else {
-        points[++last] = points[i];
-      }
-    }
-    return points.first(last + 1);
+    return MergePoints({points, static_cast<size_t>(count)});
   }
 
   template <typename Visit>
