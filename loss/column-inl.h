@@ -347,12 +347,7 @@ void ScatterAllColumns(const T* x, int64_t stride, int64_t num_classes, int64_t 
   });
 }
 
-// ---- plain cross-entropy ----
-
-template <typename T>
-double BackgroundCoefficient(const PlainTile<T>& tile) {
-  return tile.targets.gradient_scale * BackgroundScale(tile.background);
-}
+// ---- plain rows ----
 
 // What a tile is decided from, and what comes of it; all by row.
 template <typename T>
@@ -364,6 +359,7 @@ struct TileRows {
   Origins<T> origins;
   HWY_ALIGN_MAX T logits[kMaxPlainRows];    // x_y
   HWY_ALIGN_MAX T p_scales[kMaxPlainRows];  // of ScaledExp()
+  HWY_ALIGN_MAX T t_scales[kMaxPlainRows];  // BackgroundCoefficient()
   HWY_ALIGN_MAX T points[kMaxPlainRows];    // the gradient at y
 
   // Rows that are decided with others, and that there are not.
@@ -454,45 +450,69 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, LaneMax
     }
   }
   const auto infinite = hn::Eq(top.max, hn::Set(d, std::numeric_limits<T>::infinity()));
-  const auto ignored = hn::RebindMask(d, hn::Lt(target, hn::Zero(di)));  // but for a prediction
-  return hn::AllFalse(d, kArgmax ? infinite : hn::AndNot(ignored, infinite));
+  const auto ignored = hn::RebindMask(d, hn::Lt(target, hn::Zero(di)));
+  const bool reads_every_row = kArgmax || tile.targets.log_sum_exps != nullptr;
+  return hn::AllFalse(d, reads_every_row ? infinite : hn::AndNot(ignored, infinite));
+}
+
+// Whether BackgroundFitsIn() in each lane.
+template <typename T, class DD>
+HWY_INLINE hn::Mask<DD> BackgroundFits(DD dd, hn::Vec<DD> coefficient) {
+  const auto t = hn::Abs(coefficient);
+  const auto in_range = hn::And(hn::Ge(t, hn::Set(dd, double{std::numeric_limits<T>::min()})),
+                                hn::Le(t, hn::Set(dd, double{std::numeric_limits<T>::max()})));
+  return hn::Or(hn::Or(in_range, hn::Eq(t, hn::Zero(dd))), hn::IsNaN(t));
 }
 
 // Decides the rows from `first` on, kDecided vectors of doubles. False where LaneSums::dot of a row that counts is not
 // finite, or a coefficient is NaN or not FitsIn().
-template <BackgroundKind kKind, bool kGradient, typename T>
+template <bool kBackground, bool kGradient, bool kModified, typename T>
 HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t first, double background_mass) {
   const hn::ScalableTag<double> d;
   const hn::Rebind<T, decltype(d)> dt;
+  const hn::Rebind<int32_t, decltype(d)> di32;
   using V = hn::Vec<decltype(d)>;
+  const V zero = hn::Zero(d), infinity = hn::Set(d, std::numeric_limits<double>::infinity());
   V factor[kDecided];
   bool fits = true;
-  // As in ScatterColumns(), a scale of 0 leaves 0, never -0. Adding -0 changes nothing.
-  const V sign_of_zero = hn::Set(d, static_cast<T>(BackgroundCoefficient(tile)) == 0 ? 0.0 : -0.0);
   const auto load = [&](const T* p) HWY_ATTR { return ToDoubles(d, hn::Load(dt, p)); };
+  const auto counts = [&](size_t r) HWY_ATTR {
+    return hn::Ge(hn::PromoteTo(d, hn::LoadU(di32, tile.targets.targets + r)), zero);
+  };
+  const auto all_that_count = [&](size_t r, hn::Mask<decltype(d)> good)
+                                  HWY_ATTR { return hn::AllFalse(d, hn::AndNot(good, counts(r))); };
   for (size_t k = 0; k < kDecided; ++k) factor[k] = rows.origins.FactorsAt(d, first + k * hn::Lanes(d));
   const auto sums = [&](size_t k, size_t r) HWY_ATTR -> PlainSums<V> {
     const V sum = WithoutDrift<T>(d, hn::Mul(hn::Load(d, rows.others + r), factor[k]), tile.num_classes);
     const V clean = hn::IfThenZeroElse(hn::Le(sum, hn::Set(d, DustOf<T>(tile.num_classes))), sum);
     const V max = load(rows.max + r);
-    V dot = hn::Zero(d);
-    if constexpr (kKind != BackgroundKind::kNone) {
-      const hn::Rebind<int32_t, decltype(d)> di32;
-      const V infinity = hn::Set(d, std::numeric_limits<double>::infinity());
+    V dot = zero;
+    if constexpr (kBackground) {
       dot = hn::Mul(hn::Set(d, tile.targets.background_scale), hn::Load(d, rows.dots + r));
-      const auto ignored = hn::Lt(hn::PromoteTo(d, hn::LoadU(di32, tile.targets.targets + r)), hn::Zero(d));
-      fits = fits && hn::AllTrue(d, hn::Or(ignored, hn::Lt(hn::Abs(dot), infinity)));
+      fits = fits && all_that_count(r, hn::Lt(hn::Abs(dot), infinity));
     }
-    return {OthersBelow(d, max, hn::Add(clean, load(rows.ties + r))), hn::Sub(load(rows.logits + r), max),
-            hn::Set(d, background_mass), dot};
+    return {max, hn::Add(clean, load(rows.ties + r)), hn::Sub(load(rows.logits + r), max), hn::Set(d, background_mass),
+            dot};
   };
   const auto store = [&](size_t k, size_t r, const auto& decision) HWY_ATTR {
+    const V upstream = hn::LoadU(d, tile.targets.upstream + r);
+    const V t_scale = kBackground ? hn::Mul(upstream, hn::Set(d, tile.targets.background_scale)) : upstream;
+    StoreDoubles(d, t_scale, rows.t_scales + r);
+    if constexpr (kBackground) fits = fits && all_that_count(r, BackgroundFits<T>(d, t_scale));
     fits = fits && AllFitIn<T>(d, decision.p_scale);
+    // As in ScatterColumns(), a scale of 0 leaves 0, never -0. Adding -0 changes nothing.
+    const auto is_zero = hn::Eq(load(rows.t_scales + r), zero);
+    const V sign_of_zero = hn::IfThenElse(is_zero, zero, hn::Set(d, -0.0));
     StoreDoubles(d, hn::Add(hn::Mul(decision.p_scale, factor[k]), sign_of_zero), rows.p_scales + r);
     StoreDoubles(d, decision.point, rows.points + r);
   };
-  DecideVectors<kGradient, kKind != BackgroundKind::kNone>(d, tile.targets, first, sums, store);
+  DecideVectors<kGradient, kBackground, kModified>(d, tile.targets, first, sums, store);
   return fits;
+}
+
+template <bool kBackground, bool kGradient, typename T>
+HWY_NOINLINE bool DecideModified(const PlainTile<T>& tile, TileRows<T>& rows, size_t first, double background_mass) {
+  return DecideTile<kBackground, kGradient, true>(tile, rows, first, background_mass);
 }
 
 // The gradient, from ScaledExp().
@@ -503,7 +523,6 @@ HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const TileRows<T>& r
   using TI = hn::TFromD<decltype(di)>;
   const auto count = static_cast<size_t>(tile.count);
   const int32_t* const targets = tile.targets.targets;
-  const auto t_scale = hn::Set(d, static_cast<T>(BackgroundCoefficient(tile)));
   for (int64_t c = 0; c < tile.num_classes; ++c) {
     const auto load = [&](const T* p) HWY_ATTR { return hn::Set(d, LoadElement<T>(p, c)); };
     const auto here = hn::Set(di, static_cast<TI>(c));
@@ -511,8 +530,8 @@ HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const TileRows<T>& r
     T* const dx = tile.dx + c * tile.dx_stride;
     for (size_t r = 0; r < count; r += hn::Lanes(d)) {
       const auto target = Widen(di, hn::LoadU(di32, targets + r));
-      const auto smooth =
-          GradientEntry<kKind>(d, hn::Load(d, rows.p_scales + r), hn::LoadU(d, e + r), t_scale, tile.background, load);
+      const auto smooth = GradientEntry<kKind>(d, hn::Load(d, rows.p_scales + r), hn::LoadU(d, e + r),
+                                               hn::Load(d, rows.t_scales + r), tile.background, load);
       const auto entry = hn::IfThenElse(hn::RebindMask(d, hn::Eq(target, here)), hn::Load(d, rows.points + r), smooth);
       const auto result = hn::IfThenZeroElse(hn::RebindMask(d, hn::Lt(target, hn::Zero(di))), entry);
       if constexpr (kStream) {
@@ -527,13 +546,10 @@ HWY_INLINE void ScatterPlain(D d, const PlainTile<T>& tile, const TileRows<T>& r
 template <BackgroundKind kKind, bool kArgmax, bool kGradient, typename T>
 HWY_NOINLINE bool EvaluatePlain(const PlainTile<T>& whole) {
   const hn::ScalableTag<T> d;
-  const PlainTile<T> tile = whole;  // which no store changes
-  double mass = 0;
+  const PlainTile<T> tile = whole;  // which no store changes, nor what is not inlined
+  constexpr bool kBackground = kKind != BackgroundKind::kNone;
+  const double mass = kBackground ? BackgroundMass(tile.background, tile.num_classes) : 0;
   bool fits = true;
-  if constexpr (kKind != BackgroundKind::kNone) {
-    mass = BackgroundMass(tile.background, tile.num_classes);
-    fits = !kGradient || BackgroundFitsIn<T>(BackgroundCoefficient(tile));
-  }
   TileRows<T> rows;
   NextTile next(d, tile);
   LaneMax<hn::ScalableTag<T>> maximum = MaxOfLanes<kArgmax>(d, Columns<T>{tile.x, tile.stride, tile.num_classes});
@@ -544,7 +560,10 @@ HWY_NOINLINE bool EvaluatePlain(const PlainTile<T>& whole) {
       fits = ReducePlain<kKind, kArgmax, kGradient>(d, tile, r, maximum, rows, next) && fits;
     }
     if (end < first + together) rows.Clear(end, first + together);
-    fits = DecideTile<kKind, kGradient>(tile, rows, first, mass) && fits;
+    fits =
+        (HWY_UNLIKELY(tile.targets.modifies()) ? DecideModified<kBackground, kGradient>(whole, rows, first, mass)
+                                               : DecideTile<kBackground, kGradient, false>(tile, rows, first, mass)) &&
+        fits;
   }
   if (!kGradient || !fits) return fits;
   if (tile.stream) {

@@ -18,7 +18,7 @@ namespace lossd {
 // anything.
 inline constexpr int64_t kColumnLanes = 16;
 
-// A tile of plain cross-entropy.
+// A tile of plain rows.
 template <typename T>
 struct PlainTile {
   T* x;  // [num_classes, stride]; spoilt where the gradient is asked for

@@ -12,6 +12,7 @@
 
 #include "loss/element.h"
 #include "loss/evaluate.h"
+#include "loss/power.h"
 #include "loss/row.h"
 #include "loss/spec.h"
 
@@ -23,14 +24,15 @@ class Softmax {
   // `log_denominator` is log1p(sums.others).
   Softmax(const RowSums& sums, double log_denominator)
       : max_(sums.max), has_nan_(std::isnan(sums.others)), others_(sums.others), log_denominator_(log_denominator) {
-    if (!std::isfinite(max_)) others_ = log_denominator_ = kNan;  // a +inf, or nothing but -inf
+    // A +inf, or nothing but -inf. Which sign a NaN has is nobody's business.
+    if (has_nan_ || !std::isfinite(max_)) others_ = log_denominator_ = kNan;
   }
 
   double max() const { return max_; }
   double denominator() const { return 1 + others_; }  // d
   double log_denominator() const { return log_denominator_; }
   double LogSumExp() const { return std::isinf(max_) && !has_nan_ ? max_ : max_ + log_denominator(); }
-  double LogProbability(double x) const { return (x - max_) - log_denominator(); }
+  double LogProbability(double x) const { return is_nan() ? kNan : (x - max_) - log_denominator(); }
   // Of exp(x - max()).
   double Probability(double exp) const { return exp / denominator(); }
   // 1 - p, exact where p is near 1.
@@ -56,7 +58,7 @@ struct Decision {
 inline double Modify(const CrossEntropy& options, const Softmax& softmax, double x, Point& point) {
   const double p = softmax.Probability(point.exp), complement = softmax.Complement(point.exp);
   const double l = softmax.LogProbability(x);
-  const double focus = options.focal_gamma == 0 ? 1 : std::pow(complement, options.focal_gamma);
+  const double focus = PowerOf(complement, options.focal_gamma);
   const double ratio = complement == 0 ? 1 : -l / complement;
   const double slope = p == 0 ? 0 : options.focal_gamma * p * ratio;
   const double loss = CrossTerm(point.value * focus, l) + options.poly_epsilon * complement;

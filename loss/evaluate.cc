@@ -28,15 +28,14 @@ int64_t Block::PredictedClass(int64_t element) const {
   return predicted;
 }
 
-void Block::AddLosses(int64_t first, std::span<const double> losses) {
+void Block::AddLosses(int64_t first, std::span<const double> losses, double scale) {
   const bool stored = results.element_loss || plan.spec.reduction == Reduction::kNone;
   const auto place = [&](size_t i) { return first + static_cast<int64_t>(i); };
   std::array<double, kTurns> turns;  // from the turn of the first on
   for (size_t i = 0; i < kTurns; ++i) turns[i] = SumOf(place(i));
-  summary.nonfinite_count +=
-      AddInTurns(losses.data(), std::ssize(losses), plan.unit_scale, FiniteBelow(), turns.data());
+  summary.nonfinite_count += AddInTurns(losses.data(), std::ssize(losses), scale, FiniteBelow(), turns.data());
   for (size_t i = 0; i < kTurns; ++i) SumOf(place(i)) = turns[i];
-  for (size_t i = 0; stored && i < losses.size(); ++i) StoreLoss(place(i), plan.unit_scale * losses[i]);
+  for (size_t i = 0; stored && i < losses.size(); ++i) StoreLoss(place(i), scale * losses[i]);
 }
 
 void SerialFor(int64_t count, absl::FunctionRef<void(int64_t i)> body) {

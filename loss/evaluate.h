@@ -74,8 +74,8 @@ struct Block {
     summary.nonfinite_count += std::fabs(loss) < FiniteBelow() ? 0 : 1;
     StoreLoss(element, loss);
   }
-  // The same for elements [first, first + losses.size()) without sample weights; of those ignored, 0.
-  void AddLosses(int64_t first, std::span<const double> losses);
+  // The same for elements [first, first + losses.size()), where `scale` is sample weight and unit; of those ignored, 0.
+  void AddLosses(int64_t first, std::span<const double> losses, double scale);
   // An element that counts nowhere.
   void AddIgnored(int64_t element) { StoreLoss(element, 0); }
 

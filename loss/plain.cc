@@ -15,7 +15,7 @@ namespace lossd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-template <bool kGradient, bool kBackground>
+template <bool kGradient, bool kBackground, bool kModified>
 void DecideAll(int64_t count, const PlainTargets& targets, PlainRows& rows) {
   const hn::ScalableTag<double> d;
   using V = hn::Vec<decltype(d)>;
@@ -25,23 +25,26 @@ void DecideAll(int64_t count, const PlainTargets& targets, PlainRows& rows) {
   const auto sums = [&](size_t, size_t r) HWY_ATTR -> PlainSums<V> {
     const auto load = [r, d](const auto& array) HWY_ATTR { return hn::LoadU(d, array.data() + r); };
     const V max = load(rows.max), none = hn::Zero(d);
-    return {OthersBelow(d, max, load(rows.others)), hn::Sub(load(rows.logits), max),
-            kBackground ? load(rows.background) : none, kBackground ? load(rows.background_dot) : none};
+    return {max, load(rows.others), hn::Sub(load(rows.logits), max), kBackground ? load(rows.background) : none,
+            kBackground ? load(rows.background_dot) : none};
   };
   const auto store = [&](size_t, size_t r, const auto& decision) HWY_ATTR {
     hn::StoreU(decision.p_scale, d, rows.p_scales.data() + r);
     hn::StoreU(decision.point, d, rows.points.data() + r);
   };
   for (size_t r = 0; r < static_cast<size_t>(count); r += kDecided * hn::Lanes(d)) {
-    DecideVectors<kGradient, kBackground>(d, targets, r, sums, store);
+    DecideVectors<kGradient, kBackground, kModified>(d, targets, r, sums, store);
   }
 }
 
 void DecideAny(int64_t count, bool gradient, const PlainTargets& targets, PlainRows& rows) {
-  if (targets.background_scale != 0) {
-    return gradient ? DecideAll<true, true>(count, targets, rows) : DecideAll<false, true>(count, targets, rows);
-  }
-  return gradient ? DecideAll<true, false>(count, targets, rows) : DecideAll<false, false>(count, targets, rows);
+  WithBool(gradient, [&](auto is_gradient) {
+    WithBool(targets.background_scale != 0, [&](auto background) {
+      WithBool(targets.modifies(), [&](auto modified) {
+        DecideAll<is_gradient.value, background.value, modified.value>(count, targets, rows);
+      });
+    });
+  });
 }
 
 }  // namespace HWY_NAMESPACE

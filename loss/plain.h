@@ -1,12 +1,13 @@
-// The decide step of plain cross-entropy: class indices, class weights, label smoothing, and nothing else that modifies
-// it, no sample weights, one upstream gradient. What most batches are, and little else than a few operations a row: so
-// a tile of it is decided in vectors. The numbers are, to the bit, those of decide.h. Never allocates, never fails,
-// thread-safe.
+// The decide step of plain rows: those that have one target each, a class index, and of which nothing is asked for that
+// has a value for each class but the logits' gradient. What most batches are, and little else than a few operations a
+// row: so a tile of them is decided in vectors. The numbers are, to the bit, those of decide.h. Never allocates, never
+// fails, thread-safe.
 #ifndef LOSSD_LOSS_PLAIN_H_
 #define LOSSD_LOSS_PLAIN_H_
 
 #include <array>
 #include <cstdint>
+#include <type_traits>
 
 namespace lossd {
 
@@ -20,11 +21,28 @@ constexpr int64_t RoundUpToStep(int64_t count) { return (count + kPlainStep - 1)
 struct PlainTargets {
   const int32_t* targets = nullptr;  // -1: counts nowhere, its loss and gradient are 0
   const double* weights = nullptr;   // w_y
-  double point_scale = 1;            // of them at y: 1 - e, with label smoothing e
+  const double* upstream = nullptr;  // Block::Upstream(); not read if no gradient is asked for
+  double point_scale = 1;            // of the weights at y: 1 - e, with label smoothing e
   double background_scale = 0;       // of them in the background: e / C
-  double gradient_scale = 1;
-  double* losses = nullptr;  // before sample weight and unit
+  double z_loss = 0, focal_gamma = 0, poly_epsilon = 0;
+  // What is decided, by row.
+  double* losses = nullptr;                    // before sample weight and unit
+  double* log_sum_exps = nullptr;              // null if not asked for
+  double* target_log_probabilities = nullptr;  // null if not asked for
+
+  bool bends() const { return focal_gamma != 0 || poly_epsilon != 0; }
+  bool modifies() const { return bends() || z_loss != 0; }
 };
+
+// Calls function(std::bool_constant<value>()).
+template <typename Function>
+constexpr void WithBool(bool value, const Function& function) {
+  if (value) {
+    function(std::true_type());
+  } else {
+    function(std::false_type());
+  }
+}
 
 // Rows that have been reduced (row.h).
 struct PlainRows {

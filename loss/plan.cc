@@ -496,20 +496,49 @@ struct Share {
   int64_t bad_target = -1;  // the position of the first that is no class index
 };
 
-// The common cases of WeighRows(), without sample weights: most of it is to count. False where there is more to do, or
-// to complain about.
+// What samples weigh, with the weights of their classes.
+void WeighSamples(const Plan& plan, const Inputs& inputs, Plan::Range range, Share& share) {
+  const bool indices = plan.target_kind == TargetKind::kClassIndices;
+  constexpr int64_t kChunk = 256;
+  std::array<double, kChunk> weights;  // 0 where an element counts nowhere
+  std::array<double, kTurns> sums{};   // independent ones hide the latency of addition
+  for (int64_t first = range.begin; first < range.end; first += kChunk) {
+    const int64_t count = std::min(kChunk, range.end - first);
+    WithFloats(inputs.sample_weights, [&](const auto& load) {
+      for (int64_t i = 0; i < count; ++i) weights[i] = load(first + i);
+    });
+    if (indices) {
+      WithIntegers(inputs.targets, [&](const auto& load) {
+        for (int64_t i = 0; i < count; ++i) weights[i] = load(first + i) == plan.ignore_index ? 0 : weights[i];
+      });
+    }
+    for (int64_t i = 0; i < count; ++i) share.ignored_count += weights[i] == 0;
+    if (indices && inputs.class_weights) {
+      WithFloats(inputs.class_weights, [&](const auto& load) {
+        for (int64_t i = 0; i < count; ++i) {
+          if (weights[i] != 0) weights[i] *= load(IntegerAt(inputs.targets, first + i));
+        }
+      });
+    }
+    for (int64_t i = 0; i < count; ++i) sums[static_cast<size_t>(i) % kTurns] += weights[i];
+  }
+  share.weight_sum = std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+// The common cases of WeighRows(). False where there is more to do, or to complain about.
 bool WeighSimply(const Plan& plan, const Inputs& inputs, Plan::Range range, Share& share) {
-  if (inputs.sample_weights || plan.target_kind == TargetKind::kSparseProbabilities) return false;
+  if (plan.target_kind == TargetKind::kSparseProbabilities) return false;
   const int64_t count = range.end - range.begin;
-  if (plan.target_kind == TargetKind::kProbabilities) {
-    share.weight_sum = static_cast<double>(count);
+  const bool indices = plan.target_kind == TargetKind::kClassIndices;
+  const IndexCounts counts = indices ? CountTargets(plan, inputs.targets, range) : IndexCounts();
+  if (counts.outside != 0) return false;
+  if (inputs.sample_weights) {
+    WeighSamples(plan, inputs, range, share);
     return true;
   }
-  const IndexCounts counts = CountTargets(plan, inputs.targets, range);
-  if (counts.outside != 0) return false;
   share.ignored_count = counts.ignored;
   share.weight_sum = static_cast<double>(count - counts.ignored);
-  if (!inputs.class_weights) return true;
+  if (!inputs.class_weights || !indices) return true;
   std::array<double, kTurns> sums{};  // independent ones hide the latency of addition
   WithIntegers(inputs.targets, [&](const auto& target_of) {
     WithFloats(inputs.class_weights, [&](const auto& weight_of) {

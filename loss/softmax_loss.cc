@@ -98,7 +98,7 @@ class SoftmaxLoss {
 
   void EvaluateRows(int64_t first, const TileRange& range) {
     PlainTargets plain;
-    if (plain_) plain = elements_.Read(first, range.count, background_.beta);
+    if (plain_) plain = elements_.Read(first, range.count);
     FindIgnored(first, range.count);
     const int64_t num_classes = plan_.num_classes;
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
@@ -291,7 +291,7 @@ class SoftmaxLoss {
                          .stride = ScratchLayout::ColumnStride(range.count),
                          .num_classes = plan_.num_classes,
                          .count = range.count,
-                         .targets = elements_.Read(first, range.count, background_.beta),
+                         .targets = elements_.Read(first, range.count),
                          .background = background_,
                          .predicted = results_.predicted_class ? predicted.data() : nullptr};
     SetGradient(range, tile);
@@ -404,7 +404,7 @@ class SoftmaxLoss {
       Gradient<T>& g = gradients_[row];
       g.max = rows.max[row];
       g.p_scale = rows.p_scales[row];
-      g.t_scale = ignored_[row] ? 0 : targets.gradient_scale;
+      g.t_scale = ignored_[row] ? 0 : targets.upstream[row];
       g.background = background_;
       g.points = {point, ignored_[row] ? size_t{0} : size_t{1}};
     }

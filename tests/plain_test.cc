@@ -28,21 +28,27 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 void ExpectSameBitsWithMoreOutputs(Batch batch, const std::string& what) {
   batch.spec.outputs = {Output::kLogitsGradient, Output::kElementLoss, Output::kPredictedClass};
   const Outcome few = testing::Evaluate(batch).value();
-  for (Output output : {Output::kLogSumExp, Output::kEntropy, Output::kProbabilities, Output::kLogProbabilities}) {
+  for (Output output : {Output::kLogSumExp, Output::kTargetLogProbability}) batch.spec.outputs.Add(output);
+  const Outcome more = testing::Evaluate(batch).value();
+  for (Output output : {Output::kEntropy, Output::kProbabilities, Output::kLogProbabilities}) {
     batch.spec.outputs.Add(output);
   }
-  const Outcome more = testing::Evaluate(batch).value();
-  EXPECT_EQ(few.results.loss.Bits(), more.results.loss.Bits()) << what;
-  EXPECT_EQ(few.results.element_loss.Bits(), more.results.element_loss.Bits()) << what;
-  EXPECT_EQ(few.results.predicted_class.Bits(), more.results.predicted_class.Bits()) << what;
-  ASSERT_EQ(few.results.logits_gradient.Bits(), more.results.logits_gradient.Bits()) << what;
-  if (std::isfinite(few.summary.loss_sum)) {
-    EXPECT_EQ(few.summary.loss_sum, more.summary.loss_sum) << what;
+  const Outcome all = testing::Evaluate(batch).value();  // which is nowhere a short cut
+  for (const Outcome* some : {&few, &more}) {
+    EXPECT_EQ(some->results.loss.Bits(), all.results.loss.Bits()) << what;
+    EXPECT_EQ(some->results.element_loss.Bits(), all.results.element_loss.Bits()) << what;
+    EXPECT_EQ(some->results.predicted_class.Bits(), all.results.predicted_class.Bits()) << what;
+    ASSERT_EQ(some->results.logits_gradient.Bits(), all.results.logits_gradient.Bits()) << what;
+    if (std::isfinite(some->summary.loss_sum)) {
+      EXPECT_EQ(some->summary.loss_sum, all.summary.loss_sum) << what;
+    }
+    EXPECT_EQ(std::isfinite(some->summary.loss_sum), std::isfinite(all.summary.loss_sum)) << what;
+    EXPECT_EQ(some->summary.correct_count, all.summary.correct_count) << what;
+    EXPECT_EQ(some->summary.nonfinite_count, all.summary.nonfinite_count) << what;
+    EXPECT_EQ(some->summary.ignored_count, all.summary.ignored_count) << what;
   }
-  EXPECT_EQ(std::isfinite(few.summary.loss_sum), std::isfinite(more.summary.loss_sum)) << what;
-  EXPECT_EQ(few.summary.correct_count, more.summary.correct_count) << what;
-  EXPECT_EQ(few.summary.nonfinite_count, more.summary.nonfinite_count) << what;
-  EXPECT_EQ(few.summary.ignored_count, more.summary.ignored_count) << what;
+  ASSERT_EQ(more.results.log_sum_exp.Bits(), all.results.log_sum_exp.Bits()) << what;
+  ASSERT_EQ(more.results.target_log_probability.Bits(), all.results.target_log_probability.Bits()) << what;
 }
 
 // Batches of many kinds, some of which are not decided as plain ones: `kind` in [0, kAnyKinds).
@@ -75,6 +81,30 @@ Batch AnyBatch(DataType type, int64_t num_classes, const Shape& inner, int kind,
   return batch;
 }
 
+// What else goes into the decision of a plain row: `more` in [0, kAnyMore).
+constexpr int kAnyMore = 9;
+void AddMore(Batch& batch, const Shape& elements, int more, std::mt19937_64& random) {
+  CrossEntropy& loss = std::get<CrossEntropy>(batch.spec.loss);
+  const DataType type = more % 2 == 0 ? DataType::kFloat32 : DataType::kFloat64;
+  if (more == 1 || more == 2 || more >= 6) {
+    batch.sample_weights = testing::RandomFloats({type, elements}, random, 0, 1);
+    for (const auto& [place, weight] : {std::pair(1, 0.0), {2, -0.0}, {5, kInf}, {6, std::nan("")}, {8, 1e-38}}) {
+      batch.sample_weights.set(place, weight);
+    }
+  }
+  if (more == 2 || more == 3 || more == 7) {
+    batch.spec.reduction = Reduction::kNone;
+    batch.upstream_gradient = testing::RandomFloats({type, elements}, random, 0, 1);
+    for (const auto& [place, upstream] : {std::pair(0, 0.0), {3, -0.0}, {4, -kInf}, {7, -std::nan("")}, {9, 1e-37}}) {
+      batch.upstream_gradient.set(place, upstream);
+    }
+  }
+  if (more == 4 || more == 8) loss.z_loss = 0.3;
+  if (loss.label_smoothing != 0) return;  // which the others do not go with
+  if (more >= 5) loss.focal_gamma = more == 5 ? 2 : more == 6 ? 0.7 : more == 7 ? 5 : 0;
+  if (more == 6 || more == 8) loss.poly_epsilon = -0.4;
+}
+
 TEST(PlainTest, AnyOutputs) {
   testing::ForEachSimdTarget([](const char* target) {
     std::mt19937_64 random(6);
@@ -84,9 +114,16 @@ TEST(PlainTest, AnyOutputs) {
           for (int i = 0; i < 2 * kAnyKinds; ++i) {
             const int kind = i % kAnyKinds;
             const double smoothing = i < kAnyKinds ? 0 : kind == 19 ? 1e-300 : kind % 5 == 3 ? 1 : 0.1;
-            ExpectSameBitsWithMoreOutputs(AnyBatch(type, num_classes, inner, kind, smoothing, random),
-                                          absl::StrCat(target, ", ", Name(type), ", ", num_classes, " classes, ",
-                                                       ToString(inner), ", ", kind, ", ", smoothing));
+            Batch batch = AnyBatch(type, num_classes, inner, kind, smoothing, random);
+            const std::string what = absl::StrCat(target, ", ", Name(type), ", ", num_classes, " classes, ",
+                                                  ToString(inner), ", ", kind, ", ", smoothing);
+            ExpectSameBitsWithMoreOutputs(batch, what);
+            if (random() % 2 == 0) continue;
+            Shape elements{29};
+            for (int axis = 0; axis < inner.rank(); ++axis) elements.push_back(inner[axis]);
+            const int more = 1 + static_cast<int>(random() % (kAnyMore - 1));
+            AddMore(batch, elements, more, random);
+            ExpectSameBitsWithMoreOutputs(batch, absl::StrCat(what, ", and ", more));
           }
         }
       }
@@ -139,11 +176,11 @@ TEST(PlainTest, AnyNeighbours) {
 // A tile in columns, of which some rows count nowhere and have no numbers, and one class is masked where it weighs
 // nothing.
 template <typename T>
-void ExpectTaken(bool gradient, double smoothing, bool weighted, const char* target) {
+void ExpectTaken(bool gradient, double smoothing, bool weighted, const PlainTargets& modified, const char* target) {
   constexpr int64_t kClasses = 7, kCount = 40, kStride = 48;
   std::vector<T> x(kClasses * kStride), weights(kClasses, T{1});
   std::vector<int32_t> targets(kMaxPlainRows, -1);
-  std::vector<double> weights_by_row(kMaxPlainRows, 1), losses(kMaxPlainRows);
+  std::vector<double> ones(kMaxPlainRows, 1), losses(kMaxPlainRows);
   for (int64_t i = 0; i < kClasses * kStride; ++i) x[i] = static_cast<T>(std::sin(static_cast<double>(i)));
   for (int64_t row = 0; row < kCount; ++row) {
     targets[row] = row % 5 == 2 ? -1 : static_cast<int32_t>(row % (kClasses - 1));
@@ -158,9 +195,13 @@ void ExpectTaken(bool gradient, double smoothing, bool weighted, const char* tar
                        .num_classes = kClasses,
                        .count = kCount,
                        .targets = {.targets = targets.data(),
-                                   .weights = weights_by_row.data(),
+                                   .weights = ones.data(),
+                                   .upstream = ones.data(),
                                    .point_scale = 1 - smoothing,
                                    .background_scale = background.beta,
+                                   .z_loss = modified.z_loss,
+                                   .focal_gamma = modified.focal_gamma,
+                                   .poly_epsilon = modified.poly_epsilon,
                                    .losses = losses.data()},
                        .background = background,
                        .predicted = nullptr};
@@ -174,7 +215,7 @@ void ExpectTaken(bool gradient, double smoothing, bool weighted, const char* tar
       EXPECT_TRUE(losses[row] > 0 && losses[row] < 10) << losses[row];
     }
     for (int64_t c = 0; gradient && c < kClasses; ++c) {
-      EXPECT_TRUE(targets[row] < 0 ? x[c * kStride + row] == 0 : std::fabs(x[c * kStride + row]) <= 1) << row;
+      EXPECT_TRUE(targets[row] < 0 ? x[c * kStride + row] == 0 : std::fabs(x[c * kStride + row]) < 3) << row;
     }
   }
 }
@@ -184,8 +225,12 @@ TEST(PlainTest, IsTaken) {
     for (const bool gradient : {false, true}) {
       for (const double smoothing : {0.0, 0.1, 1.0}) {
         for (const bool weighted : {false, true}) {
-          ExpectTaken<float>(gradient, smoothing, weighted, target);
-          ExpectTaken<double>(gradient, smoothing, weighted, target);
+          for (const PlainTargets& modified : std::vector<PlainTargets>{
+                   {}, {.z_loss = 0.1}, {.focal_gamma = 2}, {.focal_gamma = 0.7, .poly_epsilon = 0.5}}) {
+            if (smoothing != 0 && modified.bends()) continue;  // which no spec has
+            ExpectTaken<float>(gradient, smoothing, weighted, modified, target);
+            ExpectTaken<double>(gradient, smoothing, weighted, modified, target);
+          }
         }
       }
     }
