@@ -12,7 +12,7 @@
 namespace lossd::bench {
 namespace {
 
-constexpr double kLabelSmoothing = 0.1;
+constexpr double kLabelSmoothing = 0.1, kFocalGamma = 2, kZLoss = 1e-4;
 constexpr int64_t kSparseSize = 8;
 
 int64_t BytesOf(const TensorType& type) { return NumElements(type.shape) * SizeOf(type.data_type); }
@@ -109,6 +109,22 @@ std::vector<Case> Options(Data& data, const Shape& shape) {
   return cases.Take();
 }
 
+// What goes into the decision about each row, beside the plain case.
+std::vector<Case> Decisions(Data& data, const Shape& shape) {
+  Cases cases(data, DataType::kFloat32, shape);
+  cases.AddReference();
+  Problem weighed = cases.base();
+  weighed.inputs.sample_weights = data.Uniform(DataType::kFloat32, shape.Without(1));
+  cases.AddBoth(weighed, kLibtorch, "sample_weights");
+  for (const auto& [suffix, options] :
+       {std::pair{"focal", CrossEntropy{.focal_gamma = kFocalGamma}}, {"z_loss", CrossEntropy{.z_loss = kZLoss}}}) {
+    Problem problem = cases.base();
+    problem.spec.loss = options;
+    cases.AddBoth(problem, kLibtorch, suffix);
+  }
+  return cases.Take();
+}
+
 // float16 and bfloat16 beside float32.
 std::vector<Case> Half(Data& data, const Shape& shape) {
   Cases cases(data, DataType::kBfloat16, shape);
@@ -191,6 +207,9 @@ std::vector<Group> AllGroups(bool quick) {
       {"label smoothing and class weights, 1000 classes", [=](Data& data) { return Options(data, thousand); }},
       {"label smoothing and class weights, 10 classes", [=](Data& data) { return Options(data, ten); }},
       {"label smoothing and class weights, in the middle", [=](Data& data) { return Options(data, image); }},
+      {"sample weights, focal and z-loss, 1000 classes", [=](Data& data) { return Decisions(data, thousand); }},
+      {"sample weights, focal and z-loss, 10 classes", [=](Data& data) { return Decisions(data, ten); }},
+      {"sample weights, focal and z-loss, in the middle", [=](Data& data) { return Decisions(data, image); }},
       {"float16 and bfloat16, 32000 classes", [=](Data& data) { return Half(data, words); }},
       {"float16 and bfloat16, 1000 classes", [=](Data& data) { return Half(data, thousand); }},
       {"float64, 32000 classes", plain(DataType::kFloat64, words)},

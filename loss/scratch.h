@@ -15,7 +15,7 @@ namespace lossd {
 enum class RowLayout : uint8_t {
   kRows,      // row after row: the kernels of row.h, where the logits are
   kColumns,   // class after class, as they lie or turned around: those of column.h, on a copy
-  kGathered,  // copied to the scratch as rows of the compute type
+  kGathered,  // row after row in the scratch, of the compute type
 };
 
 // What of a tile is copied, and where it goes: byte offsets in the scratch, or kInPlace for what is used where it is.
@@ -39,15 +39,16 @@ struct ScratchLayout {
     return rows - rows % kColumnLanes;
   }
 
-  explicit ScratchLayout(const Plan& plan) : modified(IsModified(plan)), layout(LayoutOf(plan)) {
+  explicit ScratchLayout(const Plan& plan)
+      : modified(IsModified(plan)), converted(IsConverted(plan)), layout(LayoutOf(plan)) {
     const DataType compute = plan.compute_type;
-    row_type = layout == RowLayout::kGathered ? compute : plan.inputs.logits.data_type;
+    row_type = layout == RowLayout::kGathered || converted ? compute : plan.inputs.logits.data_type;
 
     const int64_t row_bytes = plan.num_classes * SizeOf(compute);
     const int64_t point_bytes = std::max<int64_t>(plan.sparse_size, 1) * static_cast<int64_t>(sizeof(Point));
     const bool by_columns = layout == RowLayout::kColumns;
     const int64_t least = by_columns ? kMinColumns : plan.inner_size > 1 ? kGatheredElements : 1;
-    copied = by_columns && plan.inner_size > 1 && row_type == compute;
+    copied = by_columns && plan.inner_size > 1 && plan.inputs.logits.data_type == compute && !modified;
     const bool dense = plan.target_kind == TargetKind::kProbabilities;
     whole_rows = plan.results.entropy || plan.results.probabilities || plan.results.log_probabilities ||
                  (dense && plan.results.targets_gradient);
@@ -66,9 +67,10 @@ struct ScratchLayout {
     columns_bytes = ColumnStride(tile_elements) * row_bytes;
     columns = Take(by_columns, (copied ? 2 : 1) * columns_bytes);
     if (by_columns) {  // short rows are turned around as the compute type
-      logits = Take(plan.inner_size == 1 && row_type != compute, tile_bytes);
+      logits = Take(plan.inner_size == 1 && (converted || row_type != compute), tile_bytes);
       rows = Take(whole_rows && plan.inner_size != 1, tile_bytes);
-      logits_gradient = Take(gradient && plan.inner_size == 1 && gradient.data_type != compute, tile_bytes);
+      logits_gradient =
+          Take(gradient && plan.inner_size == 1 && (modified || gradient.data_type != compute), tile_bytes);
     } else {
       const bool in_rows = layout == RowLayout::kRows;
       logits = Take(!in_rows && (modified || !ready(plan.inputs.logits)), tile_bytes);
@@ -108,6 +110,7 @@ struct ScratchLayout {
   bool reads_pieces;  // no step needs more of the logits at a time than a block
   bool copied;        // the next tile is copied while one is computed
   bool modified;      // temperature or softcap: rows are rewritten before they are evaluated
+  bool converted;     // they are, or no kernel reads them as they are stored
   RowLayout layout;
   DataType row_type;  // what the kernels read rows as
   int64_t total_bytes = 0;
@@ -124,14 +127,17 @@ struct ScratchLayout {
     return plan.cross_entropy.temperature != 1 || plan.cross_entropy.softcap != 0;
   }
 
-  static RowLayout LayoutOf(const Plan& plan) {
+  static bool IsConverted(const Plan& plan) {
     const bool readable = plan.inputs.logits.data_type == plan.compute_type || plan.compute_type == DataType::kFloat32;
-    if (IsModified(plan) || !readable) return RowLayout::kGathered;
+    return IsModified(plan) || !readable;
+  }
+
+  static RowLayout LayoutOf(const Plan& plan) {
     // By columns or by rows: that depends on the row alone, so that its bits are the same in every layout, and whatever
     // else is asked for.
     const bool dense = plan.target_kind == TargetKind::kProbabilities;
     if (!dense && plan.num_classes <= kMaxShortRow) return RowLayout::kColumns;
-    return plan.inner_size == 1 ? RowLayout::kRows : RowLayout::kGathered;
+    return plan.inner_size == 1 && !IsConverted(plan) ? RowLayout::kRows : RowLayout::kGathered;
   }
 
   template <typename Row>

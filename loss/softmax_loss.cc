@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "loss/column.h"
+#include "loss/converted.h"
 #include "loss/decide.h"
 #include "loss/elementary.h"
 #include "loss/evaluate.h"
@@ -34,7 +35,7 @@ class SoftmaxLoss {
     if (plan_.target_kind == TargetKind::kProbabilities) background_.alpha = 1 - e;
     reads_every_row_ = results_.log_sum_exp || results_.predicted_class || results_.entropy || results_.probabilities ||
                        results_.log_probabilities;
-    plain_ = !layout_.modified && !layout_.whole_rows && PlainElements::AreEnough(block_);
+    plain_ = !layout_.whole_rows && PlainElements::AreEnough(block_);
   }
 
   void Run() {
@@ -75,7 +76,9 @@ class SoftmaxLoss {
   RowSource<S> LogitRows(const TileRange& range) {
     const TensorView& logits = block_.inputs.logits;
     if (logits.pieces != nullptr) return {logits.pieces, range.base};
-    return layout_.modified ? ModifiedLogits(range) : Rows<S>(logits, range, layout_.logits);
+    if (!layout_.converted || layout_.logits == ScratchLayout::kInPlace) return Rows<S>(logits, range, layout_.logits);
+    converted_.Read(range, Part<S>(layout_.logits));
+    return Part<S>(layout_.logits);
   }
 
   // Where to write the rows of a tensor, null if it is absent; FinishRows() takes them there.
@@ -112,7 +115,7 @@ class SoftmaxLoss {
     ReduceTile(rows, background);
     const auto logit_at = [&](int64_t row, int64_t c) { return x.At(row * num_classes + c); };
     if (plain_) {
-      DecidePlainTile(range.count, plain, logit_at);
+      DecidePlainTile(first, range.count, plain, logit_at);
     } else {
       DecideTile(first, range.count, logit_at);
     }
@@ -184,7 +187,7 @@ class SoftmaxLoss {
     }
     T* rows = OutputRows(gradient, range, layout_.logits_gradient);
     scatter(kernels_.scatter_wide, rows);
-    if (layout_.modified) ChainModifiers(range, rows);
+    converted_.Chain(range, rows);
     FinishRows(gradient, range, rows, layout_.logits_gradient);
   }
 
@@ -224,29 +227,6 @@ class SoftmaxLoss {
     StoreFloat(results_.entropy, element, plan_.unit_scale * (softmax.is_nan() ? kNan : entropy));
   }
 
-  // Temperature t, then softcap c: x becomes c tanh(x / (t c)).
-  const S* ModifiedLogits(const TileRange& range) {
-    const TensorView& logits = block_.inputs.logits;
-    T* rows = Part<T>(layout_.logits);
-    const double t = options_.temperature, c = options_.softcap;
-    range.ForEach([&](int64_t from, int64_t to) {
-      const double x = FloatAt(logits, from) / t;
-      rows[to] = static_cast<T>(c == 0 ? x : c * std::tanh(x / c));
-    });
-    return reinterpret_cast<const S*>(rows);
-  }
-
-  // The derivative of that, 1 / (t cosh^2(x / (t c))), times the gradient. Reads the logits before they are
-  // overwritten.
-  void ChainModifiers(const TileRange& range, T* gradient) {
-    const double t = options_.temperature, c = options_.softcap;
-    range.ForEach([&](int64_t from, int64_t to) {
-      if (gradient[to] == 0) return;  // an ignored row's logits may be anything
-      const double cosh = c == 0 ? 1 : std::cosh(FloatAt(block_.inputs.logits, from) / t / c);
-      gradient[to] = static_cast<T>(static_cast<double>(gradient[to]) / t / (cosh * cosh));
-    });
-  }
-
   // ---- by columns ----
 
   void EvaluateColumns(int64_t first, const TileRange& range) {
@@ -263,7 +243,7 @@ class SoftmaxLoss {
     FindIgnored(first, count);
     column_kernels_.reduce(columns, stride, num_classes, count, background_, sums_);
     DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * stride + row]); });
-    if (layout_.whole_rows) WriteWholeRows(first, range, Rows<S>(block_.inputs.logits, range, layout_.rows));
+    if (layout_.whole_rows) WriteWholeRows(first, range, WholeRows(range));
     if (!results_.logits_gradient) return;
     column_kernels_.scatter(columns, stride, num_classes, count, gradients_, columns);
     for (int64_t row = 0; row < count; ++row) {
@@ -293,7 +273,7 @@ class SoftmaxLoss {
                          .count = range.count,
                          .targets = elements_.Read(first, range.count),
                          .background = background_,
-                         .predicted = results_.predicted_class ? predicted.data() : nullptr};
+                         .predicted = results_.predicted_class && !layout_.modified ? predicted.data() : nullptr};
     SetGradient(range, tile);
     if (HasNext(first, range)) {
       copied_ = first + range.count;
@@ -302,7 +282,8 @@ class SoftmaxLoss {
       tile.copy = ColumnsOf(turn_);
     }
     if (!column_kernels_.plain(tile)) return PlainResult::kSpoilt;
-    elements_.Record([&](int64_t row) { return predicted[row]; });
+    elements_.Record(
+        [&](int64_t row) { return layout_.modified ? block_.PredictedClass(first + row) : predicted[row]; });
     return tile.dx == columns ? PlainResult::kColumns : PlainResult::kWritten;
   }
 
@@ -312,7 +293,8 @@ class SoftmaxLoss {
     if (!gradient) return;
     tile.dx = tile.x;
     tile.dx_stride = tile.stride;
-    if (range.stride == 1 || gradient.type.data_type != kDataTypeOf<T> || range.count % kColumnLanes != 0) return;
+    if (range.stride == 1 || layout_.modified) return;
+    if (gradient.type.data_type != kDataTypeOf<T> || range.count % kColumnLanes != 0) return;
     T* const dx = static_cast<T*>(gradient.data) + range.base;
     const auto aligned = [](auto bytes) { return bytes % ScratchLayout::kAlignment == 0; };
     if (plan_.stream_gradient &&
@@ -324,19 +306,36 @@ class SoftmaxLoss {
     tile.stream = plan_.stream_gradient;
   }
 
+  // What is copied by columns, by rows.
+  const S* WholeRows(const TileRange& range) {
+    if (!layout_.converted) return Rows<S>(block_.inputs.logits, range, layout_.rows);
+    if (range.stride == 1) return Part<S>(layout_.logits);
+    converted_.Read(range, Part<S>(layout_.rows));
+    return Part<S>(layout_.rows);
+  }
+
   // A copy of the logits, [num_classes, ColumnStride(count)].
   void ReadColumns(const TileRange& range, T* columns) {
     const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
     const int64_t stride = ScratchLayout::ColumnStride(range.count);
     if (range.stride == 1) {
       const void* rows = x;
-      if constexpr (!std::is_same_v<S, T>) {
+      if (layout_.converted) {
+        converted_.Read(range, Part<T>(layout_.logits));
+        rows = Part<T>(layout_.logits);
+      } else if constexpr (!std::is_same_v<S, T>) {
         kernels_.widen(x, range.count * range.num_classes, Part<T>(layout_.logits));
         rows = Part<T>(layout_.logits);
       }
       return column_kernels_.from_rows(static_cast<const T*>(rows), range.num_classes, range.count, stride, columns);
     }
     for (int64_t c = 0; c < range.num_classes; ++c) {
+      if (layout_.converted) {
+        ChunkBuffer chunk;
+        converted_.Read(range.base + c * range.stride, range.count, chunk);
+        CopyToTile(chunk, 1, range.count, columns + c * stride);
+        continue;
+      }
       FetchAhead(x, c, range);
       kernels_.widen(x + c * range.stride, range.count, columns + c * stride);
     }
@@ -363,6 +362,7 @@ class SoftmaxLoss {
       T* rows = OutputRows(gradient, range, layout_.logits_gradient);
       column_kernels_.to_rows(columns, stride, range.num_classes, range.count, rows);
       if (layout_.logits_gradient == ScratchLayout::kInPlace) return;
+      converted_.Chain(range, rows);
       if (!as_stored) return WriteTile(rows, range, gradient);
       kernels_.narrow(rows, range.count * range.num_classes, false, static_cast<S*>(gradient.data) + range.base);
       return;
@@ -371,12 +371,15 @@ class SoftmaxLoss {
     for (int64_t c = 0; c < range.num_classes; ++c) {
       const T* from = columns + c * stride;
       const int64_t to = range.base + c * range.stride;
-      if (as_stored) {
+      if (as_stored && !layout_.modified) {
         kernels_.narrow(from, range.count, plan_.stream_gradient, static_cast<S*>(gradient.data) + to);
-      } else if (wide_enough) {
+      } else if (wide_enough && !layout_.modified) {
         wide_kernels_.narrow(from, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
       } else {
-        for (int64_t r = 0; r < range.count; ++r) StoreFloat(gradient, to + r, from[r]);
+        ChunkBuffer chunk;
+        CopyFromTile(from, 1, range.count, chunk);
+        converted_.Chain(to, range.count, chunk);
+        Narrow(chunk, range.count, plan_.stream_gradient, gradient, to);
       }
     }
   }
@@ -385,7 +388,7 @@ class SoftmaxLoss {
 
   // DecideTile() of plain rows.
   template <typename LogitAt>
-  void DecidePlainTile(int64_t count, const PlainTargets& targets, const LogitAt& logit_at) {
+  void DecidePlainTile(int64_t first, int64_t count, const PlainTargets& targets, const LogitAt& logit_at) {
     const bool gradient = static_cast<bool>(results_.logits_gradient);
     PlainRows rows;
     for (int64_t row = 0; row < count; ++row) {
@@ -396,7 +399,7 @@ class SoftmaxLoss {
       rows.logits[row] = ignored_[row] ? 0 : logit_at(row, targets.targets[row]);
     }
     DecidePlainRows(count, gradient, targets, rows);
-    elements_.Record([&](int64_t row) { return std::isnan(sums_[row].others) ? -1 : sums_[row].argmax; });
+    elements_.Record([&](int64_t row) { return PredictedClass(first + row, sums_[row]); });
     for (int64_t row = 0; gradient && row < count; ++row) {
       Point* const point = Part<Point>(layout_.points) + row;
       *point = {targets.targets[row], rows.points[row]};
@@ -492,10 +495,14 @@ class SoftmaxLoss {
     if (plan_.target_kind == TargetKind::kSparseProbabilities) ZeroSparseSlopes(element);
   }
 
+  int64_t PredictedClass(int64_t element, const RowSums& sums) const {
+    if (layout_.modified) return block_.PredictedClass(element);
+    return std::isnan(sums.others) ? -1 : sums.argmax;
+  }
+
   // `points` are empty for a row that counts nowhere.
   void WritePredictedClass(int64_t element, const RowSums& sums, std::span<const Point> points) {
-    int64_t predicted = std::isnan(sums.others) ? -1 : sums.argmax;
-    if (layout_.modified) predicted = block_.PredictedClass(element);
+    const int64_t predicted = PredictedClass(element, sums);
     StoreElement(results_.predicted_class.data, element, predicted);
     const bool index = !points.empty() && plan_.target_kind == TargetKind::kClassIndices;
     if (index && predicted == points[0].target) ++block_.summary.correct_count;
@@ -552,6 +559,7 @@ class SoftmaxLoss {
   const Results& results_;
   const CrossEntropy& options_;
   const ScratchLayout& layout_;
+  const ConvertedLogits converted_{block_.inputs.logits, options_};
   const RowKernels<S> kernels_ = RowKernelsOf<S>();
   const RowKernels<T> wide_kernels_ = RowKernelsOf<T>();
   const ColumnKernels<T> column_kernels_ = ColumnKernelsOf<T>();

@@ -3,10 +3,12 @@
 #ifndef LOSSD_LOSS_TILE_H_
 #define LOSSD_LOSS_TILE_H_
 
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <type_traits>
 
 #include "loss/element.h"
+#include "loss/pointwise.h"
 #include "loss/types.h"
 
 namespace lossd {
@@ -30,18 +32,44 @@ struct TileRange {
   int64_t count;
   int64_t num_classes;
 
+  // Calls visit(from, to, step, n) for runs of n <= kChunkEntries entries that lie one after the other in the tensor,
+  // from index `from` on; in the tile they are `step` apart, from `to` on.
+  template <typename Visit>
+  void ForEachRun(const Visit& visit) const {
+    const bool rows = stride == 1;
+    const int64_t size = rows ? count * num_classes : count;
+    for (int64_t c = 0; c < (rows ? 1 : num_classes); ++c) {
+      for (int64_t i = 0; i < size; i += kChunkEntries) {
+        const int64_t step = rows ? 1 : num_classes;
+        visit(base + c * stride + i, c + i * step, step, std::min(kChunkEntries, size - i));
+      }
+    }
+  }
+
   // Calls visit(index in the tensor, index in the tile) for each entry, in the tensor's order.
   template <typename Visit>
   void ForEach(const Visit& visit) const {
-    if (stride == 1) {
-      for (int64_t i = 0; i < count * num_classes; ++i) visit(base + i, i);
-      return;
-    }
-    for (int64_t c = 0; c < num_classes; ++c) {
-      for (int64_t r = 0; r < count; ++r) visit(base + c * stride + r, r * num_classes + c);
-    }
+    ForEachRun([&visit](int64_t from, int64_t to, int64_t step, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) visit(from + i, to + i * step);
+    });
   }
 };
+
+// Entries of a tile that are `step` apart, to a chunk and back.
+template <typename T>
+void CopyFromTile(const T* tile, int64_t step, int64_t n, ChunkBuffer& chunk) {
+  if constexpr (std::is_same_v<T, double>) {
+    if (step == 1) return std::copy_n(tile, n, chunk.values), void();
+  }
+  for (int64_t i = 0; i < n; ++i) chunk.values[i] = ToDouble(tile[i * step]);
+}
+template <typename T>
+void CopyToTile(const ChunkBuffer& chunk, int64_t step, int64_t n, T* tile) {
+  if constexpr (std::is_same_v<T, double>) {
+    if (step == 1) return std::copy_n(chunk.values, n, tile), void();
+  }
+  for (int64_t i = 0; i < n; ++i) tile[i * step] = FromDouble<T>(chunk.values[i]);
+}
 
 // Copies rows to `rows`.
 template <typename T>
@@ -49,7 +77,11 @@ void ReadTile(const TensorView& tensor, const TileRange& range, T* rows) {
   if (tensor.type.data_type == kDataTypeOf<T>) {
     range.ForEach([&](int64_t from, int64_t to) { rows[to] = LoadElement<T>(tensor.data, from); });
   } else {
-    range.ForEach([&](int64_t from, int64_t to) { rows[to] = FromDouble<T>(FloatAt(tensor, from)); });
+    range.ForEachRun([&](int64_t from, int64_t to, int64_t step, int64_t n) {
+      ChunkBuffer chunk;
+      Widen(tensor, from, n, chunk);
+      CopyToTile(chunk, step, n, rows + to);
+    });
   }
 }
 
@@ -59,7 +91,11 @@ void WriteTile(const T* rows, const TileRange& range, const MutableTensorView& t
   if (tensor.type.data_type == kDataTypeOf<T>) {
     range.ForEach([&](int64_t to, int64_t from) { StoreElement(tensor.data, to, rows[from]); });
   } else {
-    range.ForEach([&](int64_t to, int64_t from) { StoreFloat(tensor, to, rows[from]); });
+    range.ForEachRun([&](int64_t to, int64_t from, int64_t step, int64_t n) {
+      ChunkBuffer chunk;
+      CopyFromTile(rows + from, step, n, chunk);
+      Narrow(chunk, n, false, tensor, to);
+    });
   }
 }
 

@@ -9,10 +9,12 @@
 #include <cstdint>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "loss/element.h"
 #include "loss/elementary.h"
+#include "loss/modifiers.h"
 #include "loss/row.h"
 #include "tests/batch.h"
 
@@ -95,6 +97,104 @@ TEST(PointwiseTest, LogarithmsAtTheEdges) {
     EXPECT_TRUE(std::isnan(x[2])) << target;
     EXPECT_EQ(x[3], std::log(kMax)) << target;
     EXPECT_EQ(x[4], kLeast) << target;
+  });
+}
+
+// ---- temperature and softcap ----
+
+// y of all x at once, and of each by itself: the same.
+using Modify = void (*)(const double* x, int64_t size, double temperature, double softcap, double* y);
+std::vector<double> Modified(Modify modify, const std::vector<double>& x, double temperature, double softcap,
+                             std::vector<double> y) {
+  for (size_t i = 0; i < std::min<size_t>(x.size(), 100); ++i) {
+    double alone = y[i];
+    modify(&x[i], 1, temperature, softcap, &alone);
+    std::vector<double> few(y.begin(), y.begin() + static_cast<int64_t>(i) + 1);
+    modify(x.data(), static_cast<int64_t>(i) + 1, temperature, softcap, few.data());
+    EXPECT_EQ(std::bit_cast<int64_t>(alone), std::bit_cast<int64_t>(few[i])) << x[i];
+  }
+  modify(x.data(), static_cast<int64_t>(x.size()), temperature, softcap, y.data());
+  return y;
+}
+
+// Of both signs, from what is next to nothing to what saturates everything.
+std::vector<double> Logits(double softcap) {
+  std::vector<double> x = Numbers(softcap * 0x1p-60, softcap * 60, 60000);
+  const std::vector<double> all = Numbers(kLeast * 2, kMax / 2, 20000);
+  x.insert(x.end(), all.begin(), all.end());
+  for (size_t i = 0; i < x.size(); i += 2) x[i] = -x[i];
+  return x;
+}
+
+TEST(PointwiseTest, ModifiedLogitsAreWithinFourUlp) {
+  testing::ForEachSimdTarget([](const char* target) {
+    for (const auto& [temperature, softcap] : {std::pair(1.0, 0.0),
+                                               {1.0, 30.0},
+                                               {0.7, 50.0},
+                                               {3.0, 0.0},
+                                               {1e-30, 0.0},
+                                               {1e30, 0.0},
+                                               {1e6, 1e-200},
+                                               {1.0, 1e200}}) {
+      const std::vector<double> x = Logits(softcap == 0 ? temperature : temperature * softcap);
+      const std::vector<double> y = Modified(ModifyLogits, x, temperature, softcap, std::vector<double>(x.size()));
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double t = x[i] / temperature;  // which is the logit: whatever comes after it takes it as it is
+        if (softcap == 0) {
+          ASSERT_EQ(y[i], t) << target << ' ' << x[i] << " / " << temperature;
+          continue;
+        }
+        const long double want = softcap * std::tanh(static_cast<long double>(t) / softcap);
+        const double unit = std::ldexp(1.0, std::max(std::ilogb(static_cast<double>(want)), -1022) - 52);
+        const double subnormal = 2 * std::max(softcap, 1.0) * kLeast;  // which x / t / c may be
+        ASSERT_LE(std::fabs(y[i] - want), 4 * unit + subnormal) << target << ' ' << x[i] << ' ' << temperature;
+      }
+    }
+  });
+}
+
+TEST(PointwiseTest, ModifiersChainGradients) {
+  testing::ForEachSimdTarget([](const char* target) {
+    for (const auto& [temperature, softcap] : {std::pair(1.0, 0.0), {1.0, 30.0}, {0.7, 50.0}, {3.0, 0.0}}) {
+      const std::vector<double> x = Logits(softcap == 0 ? temperature : temperature * softcap);
+      std::vector<double> gradient(x.size());
+      for (size_t i = 0; i < x.size(); ++i) gradient[i] = i % 3 == 0 ? 0 : std::sin(static_cast<double>(i));
+      const std::vector<double> chained = Modified(ChainModifiers, x, temperature, softcap, gradient);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double t = x[i] / temperature;
+        const long double cosh = softcap == 0 ? 1 : std::cosh(static_cast<long double>(t) / softcap);
+        const long double want = gradient[i] / static_cast<long double>(temperature) / (cosh * cosh);
+        // An error of half a unit in its argument is as many times as large as that is large.
+        const double units = 6 + (softcap == 0 ? 0 : 2 * std::fabs(t / softcap));
+        if (std::fabs(want) < 0x1p-1000L) {
+          ASSERT_LE(std::fabs(chained[i]), 0x1p-990) << target << ' ' << x[i];
+        } else {
+          ASSERT_LE(UlpError(chained[i], want), units) << target << ' ' << x[i] << ' ' << temperature << ' ' << softcap;
+        }
+      }
+    }
+  });
+}
+
+TEST(PointwiseTest, ModifiersAtTheEdges) {
+  testing::ForEachSimdTarget([](const char* target) {
+    const std::vector<double> x = {0, -0.0, kInf, -kInf, kNan, kMax, -kMax, kLeast, 1};
+    std::vector<double> y(x.size());
+    ModifyLogits(x.data(), 9, 1, 30, y.data());
+    EXPECT_TRUE(std::isnan(std::exchange(y[4], 0))) << target;
+    EXPECT_EQ(y, std::vector<double>({0, 0, 30, -30, 0, 30, -30, 0, y[8]})) << target;
+    ModifyLogits(x.data(), 9, 0.5, 0, y.data());
+    EXPECT_TRUE(std::isnan(std::exchange(y[4], 0))) << target;
+    EXPECT_EQ(y, std::vector<double>({0, 0, kInf, -kInf, 0, kInf, -kInf, 2 * kLeast, 2})) << target;
+
+    // A gradient of 0 stays what it is beside any logit, and none gets past a saturated one.
+    std::vector<double> gradient(9, 0.0);
+    ChainModifiers(x.data(), 9, 1, 30, gradient.data());
+    EXPECT_EQ(gradient, std::vector<double>(9, 0.0)) << target;
+    std::fill(gradient.begin(), gradient.end(), 1.0);
+    ChainModifiers(x.data(), 9, 2, 30, gradient.data());
+    EXPECT_TRUE(std::isnan(std::exchange(gradient[4], 0))) << target;
+    EXPECT_EQ(gradient, std::vector<double>({0.5, 0.5, 0, 0, 0, 0, 0, 0.5, gradient[8]})) << target;
   });
 }
 

@@ -64,7 +64,15 @@ at::Tensor LossOf(const Problem& problem, const at::Tensor& logits) {
     return -(at::log_softmax(x, 1).gather(1, targets) * probabilities).sum(1).mean();
   }
   const auto& options = std::get<CrossEntropy>(problem.spec.loss);
-  return at::cross_entropy_loss(x, targets, weights, at::Reduction::Mean, kDefaultIgnoreIndex, options.label_smoothing);
+  const auto cross_entropy = [&](int64_t reduction) {
+    return at::cross_entropy_loss(x, targets, weights, reduction, kDefaultIgnoreIndex, options.label_smoothing);
+  };
+  const at::Tensor samples = As(Wrap(problem.inputs.sample_weights), x.scalar_type());
+  if (!samples.defined() && options.focal_gamma == 0 && options.z_loss == 0) return cross_entropy(at::Reduction::Mean);
+  at::Tensor loss = cross_entropy(at::Reduction::None);
+  if (options.focal_gamma != 0) loss = at::pow(1 - at::exp(-loss), options.focal_gamma) * loss;
+  if (options.z_loss != 0) loss = loss + options.z_loss * at::square(at::logsumexp(x, 1));
+  return samples.defined() ? (loss * samples).sum() / samples.sum() : loss.mean();
 }
 
 at::Tensor Leaf(const at::Tensor& logits, bool with_gradient) {

@@ -34,9 +34,10 @@ def server():
 
 def slow_request():
     """Tenths of a second of computing on one thread, in many blocks, and a small answer."""
-    rows, classes = 20000, 1000
-    logits = np.zeros((rows, classes), np.float16)
-    return make_request(logits, np.zeros(rows, np.int32), outputs=[pb.OUTPUT_ENTROPY], temperature=1.5, focal_gamma=1.5,
+    rows, classes, sparse = 20000, 1000, 100
+    logits, targets = np.zeros((rows, classes), np.float16), np.tile(np.arange(sparse, dtype=np.int8), (rows, 1))
+    return make_request(logits, targets, target_probabilities=np.full((rows, sparse), 0.01, np.float16),
+                        outputs=[pb.OUTPUT_ENTROPY], temperature=1.5, softcap=30.0,
                         reduction=pb.REDUCTION_SUM).SerializeToString()
 
 
