@@ -12,7 +12,7 @@
 namespace lossd::bench {
 namespace {
 
-constexpr double kLabelSmoothing = 0.1, kFocalGamma = 2, kZLoss = 1e-4;
+constexpr double kLabelSmoothing = 0.1;
 constexpr int64_t kSparseSize = 8;
 
 int64_t BytesOf(const TensorType& type) { return NumElements(type.shape) * SizeOf(type.data_type); }
@@ -109,15 +109,17 @@ std::vector<Case> Options(Data& data, const Shape& shape) {
   return cases.Take();
 }
 
-// What goes into the decision about each row, beside the plain case.
-std::vector<Case> Decisions(Data& data, const Shape& shape) {
+// What else a loss of class indices can be made of, beside the plain case.
+std::vector<Case> Modified(Data& data, const Shape& shape) {
   Cases cases(data, DataType::kFloat32, shape);
   cases.AddReference();
   Problem weighed = cases.base();
   weighed.inputs.sample_weights = data.Uniform(DataType::kFloat32, shape.Without(1));
   cases.AddBoth(weighed, kLibtorch, "sample_weights");
-  for (const auto& [suffix, options] :
-       {std::pair{"focal", CrossEntropy{.focal_gamma = kFocalGamma}}, {"z_loss", CrossEntropy{.z_loss = kZLoss}}}) {
+  for (const auto& [suffix, options] : {std::pair{"focal", CrossEntropy{.focal_gamma = 2}},
+                                        {"z_loss", CrossEntropy{.z_loss = 1e-4}},
+                                        {"temperature", CrossEntropy{.temperature = 1.5}},
+                                        {"softcap", CrossEntropy{.softcap = 30}}}) {
     Problem problem = cases.base();
     problem.spec.loss = options;
     cases.AddBoth(problem, kLibtorch, suffix);
@@ -207,9 +209,10 @@ std::vector<Group> AllGroups(bool quick) {
       {"label smoothing and class weights, 1000 classes", [=](Data& data) { return Options(data, thousand); }},
       {"label smoothing and class weights, 10 classes", [=](Data& data) { return Options(data, ten); }},
       {"label smoothing and class weights, in the middle", [=](Data& data) { return Options(data, image); }},
-      {"sample weights, focal and z-loss, 1000 classes", [=](Data& data) { return Decisions(data, thousand); }},
-      {"sample weights, focal and z-loss, 10 classes", [=](Data& data) { return Decisions(data, ten); }},
-      {"sample weights, focal and z-loss, in the middle", [=](Data& data) { return Decisions(data, image); }},
+      {"sample weights and modifiers, 32000 classes", [=](Data& data) { return Modified(data, words); }},
+      {"sample weights and modifiers, 1000 classes", [=](Data& data) { return Modified(data, thousand); }},
+      {"sample weights and modifiers, 10 classes", [=](Data& data) { return Modified(data, ten); }},
+      {"sample weights and modifiers, in the middle", [=](Data& data) { return Modified(data, image); }},
       {"float16 and bfloat16, 32000 classes", [=](Data& data) { return Half(data, words); }},
       {"float16 and bfloat16, 1000 classes", [=](Data& data) { return Half(data, thousand); }},
       {"float64, 32000 classes", plain(DataType::kFloat64, words)},

@@ -51,7 +51,7 @@ at::Tensor As(const at::Tensor& tensor, at::ScalarType type) {
 // The mean loss of x, as a user of PyTorch would write it.
 at::Tensor LossOf(const Problem& problem, const at::Tensor& logits) {
   // PyTorch 1.13 has no softmax of float16 on CPUs: its users convert.
-  const at::Tensor x = logits.scalar_type() == at::kHalf ? logits.to(at::kFloat) : logits;
+  at::Tensor x = logits.scalar_type() == at::kHalf ? logits.to(at::kFloat) : logits;
   const at::Tensor targets = As(Wrap(problem.inputs.targets), x.scalar_type());
   const at::Tensor weights = As(Wrap(problem.inputs.class_weights), x.scalar_type());
   if (std::holds_alternative<KlDivergence>(problem.spec.loss)) return at::kl_div(x, targets);
@@ -64,6 +64,8 @@ at::Tensor LossOf(const Problem& problem, const at::Tensor& logits) {
     return -(at::log_softmax(x, 1).gather(1, targets) * probabilities).sum(1).mean();
   }
   const auto& options = std::get<CrossEntropy>(problem.spec.loss);
+  if (options.temperature != 1) x = x / options.temperature;
+  if (options.softcap != 0) x = options.softcap * at::tanh(x / options.softcap);
   const auto cross_entropy = [&](int64_t reduction) {
     return at::cross_entropy_loss(x, targets, weights, reduction, kDefaultIgnoreIndex, options.label_smoothing);
   };
