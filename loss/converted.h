@@ -3,7 +3,9 @@
 #ifndef LOSSD_LOSS_CONVERTED_H_
 #define LOSSD_LOSS_CONVERTED_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "loss/modifiers.h"
 #include "loss/pointwise.h"
@@ -16,22 +18,20 @@ class ConvertedLogits {
  public:
   // Both are referred to.
   ConvertedLogits(const TensorView& logits, const CrossEntropy& options)
-      : logits_(logits),
-        temperature_(options.temperature),
-        softcap_(options.softcap),
-        modified_(temperature_ != 1 || softcap_ != 0) {}
+      : logits_(logits), temperature_(options.temperature), softcap_(options.softcap) {}
 
   // Reads n <= kChunkEntries entries that lie one after the other.
   void Read(int64_t first, int64_t n, ChunkBuffer& x) const {
     Widen(logits_, first, n, x);
-    if (modified_) ModifyLogits(x.values, n, temperature_, softcap_, x.values);
+    Modify(x, n, x.values);
   }
-  // The gradient of what was read becomes that of the logits, which are read before that may overwrite them.
+  // What is the gradient of what was read, over the temperature, becomes the logits', which are read before they may be
+  // overwritten.
   void Chain(int64_t first, int64_t n, ChunkBuffer& gradient) const {
-    if (!modified_) return;
+    if (softcap_ == 0) return;
     ChunkBuffer x;
     Widen(logits_, first, n, x);
-    ChainModifiers(x.values, n, temperature_, softcap_, gradient.values);
+    ChainSoftcap(x.values, n, temperature_, softcap_, gradient.values);
   }
 
   // The same for rows.
@@ -39,13 +39,17 @@ class ConvertedLogits {
   void Read(const TileRange& range, T* rows) const {
     range.ForEachRun([&](int64_t from, int64_t to, int64_t step, int64_t n) {
       ChunkBuffer x;
-      Read(from, n, x);
+      Widen(logits_, from, n, x);
+      if constexpr (std::is_same_v<T, double>) {
+        if (step == 1) return Modify(x, n, rows + to);
+      }
+      Modify(x, n, x.values);
       CopyToTile(x, step, n, rows + to);
     });
   }
   template <typename T>
   void Chain(const TileRange& range, T* rows) const {
-    if (!modified_) return;
+    if (softcap_ == 0) return;
     range.ForEachRun([&](int64_t from, int64_t to, int64_t step, int64_t n) {
       ChunkBuffer gradient;
       CopyFromTile(rows + to, step, n, gradient);
@@ -55,9 +59,13 @@ class ConvertedLogits {
   }
 
  private:
+  void Modify(const ChunkBuffer& x, int64_t n, double* to) const {
+    if (temperature_ != 1 || softcap_ != 0) return ModifyLogits(x.values, n, temperature_, softcap_, to);
+    if (to != x.values) std::copy_n(x.values, n, to);
+  }
+
   const TensorView& logits_;
   const double temperature_, softcap_;
-  const bool modified_;
 };
 
 }  // namespace lossd

@@ -102,12 +102,8 @@ void ModifyAll(const double* x, int64_t size, double temperature, double softcap
 void ChainAll(const double* x, int64_t size, double temperature, double softcap, double* gradient) {
   const Divisor by_temperature(temperature), by_softcap(softcap);
   MapAll(size, gradient, [&](auto d, const auto& load) HWY_ATTR {
-    const auto g = load(gradient);
-    auto chained = by_temperature.Divide(d, g);
-    if (softcap != 0) {
-      chained = hn::Mul(chained, SquareOfSech(d, by_softcap.Divide(d, by_temperature.Divide(d, load(x)))));
-    }
-    return hn::IfThenElse(hn::Eq(g, hn::Zero(d)), g, chained);
+    const auto g = load(gradient), y = by_softcap.Divide(d, by_temperature.Divide(d, load(x)));
+    return hn::IfThenElse(hn::Eq(g, hn::Zero(d)), g, hn::Mul(g, SquareOfSech(d, y)));
   });
 }
 
@@ -124,7 +120,7 @@ HWY_EXPORT(ChainAll);
 void ModifyLogits(const double* x, int64_t size, double temperature, double softcap, double* y) {
   HWY_DYNAMIC_DISPATCH(ModifyAll)(x, size, temperature, softcap, y);
 }
-void ChainModifiers(const double* x, int64_t size, double temperature, double softcap, double* gradient) {
+void ChainSoftcap(const double* x, int64_t size, double temperature, double softcap, double* gradient) {
   HWY_DYNAMIC_DISPATCH(ChainAll)(x, size, temperature, softcap, gradient);
 }
 

@@ -21,7 +21,7 @@ constexpr int64_t RoundUpToStep(int64_t count) { return (count + kPlainStep - 1)
 struct PlainTargets {
   const int32_t* targets = nullptr;  // -1: counts nowhere, its loss and gradient are 0
   const double* weights = nullptr;   // w_y
-  const double* upstream = nullptr;  // Block::Upstream(); not read if no gradient is asked for
+  const double* upstream = nullptr;  // Block::Upstream() over the temperature; not read without a gradient
   double point_scale = 1;            // of the weights at y: 1 - e, with label smoothing e
   double background_scale = 0;       // of them in the background: e / C
   double z_loss = 0, focal_gamma = 0, poly_epsilon = 0;

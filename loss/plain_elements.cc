@@ -23,7 +23,7 @@ PlainTargets PlainElements::Read(int64_t first, int64_t count) {
   const bool gradient = static_cast<bool>(block_.results.logits_gradient);
   for (; filled_ < end; ++filled_) {
     weights_[filled_] = 1;
-    if (gradient) upstream_[filled_] = block_.weights.gradient_scale;
+    if (gradient) upstream_[filled_] = block_.weights.gradient_scale / options.temperature;
   }
   if (const TensorView& weights = block_.inputs.sample_weights) {
     WithFloats(weights, [&](const auto& load) {
@@ -53,18 +53,20 @@ PlainTargets PlainElements::Read(int64_t first, int64_t count) {
       .target_log_probabilities = block_.results.target_log_probability ? target_log_probabilities_.data() : nullptr};
 }
 
-// Block::Upstream().
+// Block::Upstream() over the temperature.
 void PlainElements::ReadUpstream() {
   const bool weighted = static_cast<bool>(block_.inputs.sample_weights);
   const TensorView& upstream = block_.inputs.upstream_gradient;
+  const double temperature = block_.plan.cross_entropy.temperature;
   if (upstream.type.shape.rank() == 0) {
     const double scale = block_.weights.gradient_scale;
-    for (int64_t row = 0; weighted && row < count_; ++row) upstream_[row] = sample_weights_[row] * scale;
+    for (int64_t row = 0; weighted && row < count_; ++row) upstream_[row] = sample_weights_[row] * scale / temperature;
     return;
   }
   WithFloats(upstream, [&](const auto& load) {
     for (int64_t row = 0; row < count_; ++row) {
-      upstream_[row] = (weighted ? sample_weights_[row] : 1) * block_.plan.unit_scale * load(first_ + row);
+      const double weight = weighted ? sample_weights_[row] : 1;
+      upstream_[row] = weight * block_.plan.unit_scale * load(first_ + row) / temperature;
     }
   });
 }

@@ -464,7 +464,7 @@ class SoftmaxLoss {
     if (!results_.logits_gradient && !results_.targets_gradient) return;
     const double g = block_.Upstream(element);
     if (plan_.target_kind == TargetKind::kSparseProbabilities) WriteSparseSlopes(element, softmax, g, logit_at);
-    if (results_.logits_gradient) DecideGradient(decision, softmax, g, points, gradients_[row]);
+    if (results_.logits_gradient) DecideGradient(decision, softmax, g / options_.temperature, points, gradients_[row]);
   }
 
   // The element's points by class, each class once.
@@ -508,7 +508,8 @@ class SoftmaxLoss {
     if (index && predicted == points[0].target) ++block_.summary.correct_count;
   }
 
-  // A point's entry is -g (h (1 - p) - (p_factor + other points) p + t), precise where p is near 1.
+  // A point's entry is -g (h (1 - p) - (p_factor + other points) p + t), precise where p is near 1. `g` is over the
+  // temperature, as every entry is.
   void DecideGradient(const Decision& decision, const Softmax& softmax, double g, std::span<Point> points,
                       Gradient<T>& gradient) {
     if (softmax.is_nan() || std::isnan(g)) {
