@@ -53,8 +53,8 @@ struct ColumnKernels {
   void (*scatter)(const T* x, int64_t stride, int64_t num_classes, int64_t count, const Gradient<T>* gradients, T* dx);
 
   // The same numbers, to the bit, as `reduce`, decide.h and `scatter`. False, and the tile is spoilt, where of a row
-  // that counts the maximum or a sum of the background is infinite or NaN, or a coefficient is NaN, or not FitsIn() the
-  // vector code.
+  // that counts, or of any where that is asked for, the maximum or a sum of the background is infinite or NaN, or a
+  // coefficient is NaN, or not FitsIn() the vector code.
   bool (*plain)(const PlainTile<T>& tile);
 
   // Rows [count, num_classes] that lie one after the other become columns, and columns rows.

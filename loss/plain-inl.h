@@ -1,4 +1,4 @@
-// The decide step of plain cross-entropy (plain.h) for one SIMD target.
+// The decide step of plain rows (plain.h) for one SIMD target.
 
 #if defined(LOSSD_LOSS_PLAIN_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LOSSD_LOSS_PLAIN_INL_H_
@@ -50,9 +50,14 @@ HWY_INLINE hn::Mask<D> IsInfinite(D d, hn::Vec<D> v) {
 // PowerOf() in each lane.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V PowersOf(D d, V x, double gamma) {
-  const int factors = FactorsOf(gamma);
+  int factors = FactorsOf(gamma);
   if (HWY_LIKELY(factors >= 0)) {
-    return PowerOf(x, factors, hn::Set(d, 1.0), [](V a, V b) HWY_ATTR { return hn::Mul(a, b); });
+    V power = hn::Set(d, 1.0);
+    for (; factors > 0; factors /= 2) {
+      if (factors % 2 == 1) power = hn::Mul(power, x);
+      x = hn::Mul(x, x);
+    }
+    return power;
   }
   HWY_ALIGN_MAX double lanes[hn::MaxLanes(D())];
   hn::Store(x, d, lanes);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "loss/decide.h"
 #include "loss/elementary.h"
 
 namespace lossd {

@@ -1,5 +1,5 @@
-// x^gamma, for x in [0, 1] and gamma >= 0: small whole powers, which most focal losses have, by multiplication. Numbers
-// and vectors of them have the same bits. Internal to loss/.
+// x^gamma, for x in [0, 1] and gamma >= 0: small whole powers, which most focal losses have, by multiplication. The
+// same bits as PowersOf() of vectors (plain-inl.h). Internal to loss/.
 #ifndef LOSSD_LOSS_POWER_H_
 #define LOSSD_LOSS_POWER_H_
 
@@ -13,21 +13,15 @@ inline int FactorsOf(double gamma) {
   return gamma <= kMost && gamma == std::floor(gamma) ? static_cast<int>(gamma) : -1;
 }
 
-// REQUIRES: factors >= 0.
-template <typename X, typename Multiply>
-inline X PowerOf(X x, int factors, X one, const Multiply& multiply) {
-  X power = one;
+inline double PowerOf(double x, double gamma) {
+  int factors = FactorsOf(gamma);
+  if (factors < 0) return std::pow(x, gamma);
+  double power = 1;
   for (; factors > 0; factors /= 2) {
-    if (factors % 2 == 1) power = multiply(power, x);
-    if (factors > 1) x = multiply(x, x);
+    if (factors % 2 == 1) power *= x;
+    x *= x;
   }
   return power;
-}
-
-inline double PowerOf(double x, double gamma) {
-  const int factors = FactorsOf(gamma);
-  if (factors < 0) return std::pow(x, gamma);
-  return PowerOf(x, factors, 1.0, [](double a, double b) { return a * b; });
 }
 
 }  // namespace lossd

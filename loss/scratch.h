@@ -40,7 +40,10 @@ struct ScratchLayout {
   }
 
   explicit ScratchLayout(const Plan& plan)
-      : modified(IsModified(plan)), converted(IsConverted(plan)), layout(LayoutOf(plan)) {
+      : modified(IsModified(plan)),
+        chained(plan.cross_entropy.softcap != 0),
+        converted(IsConverted(plan)),
+        layout(LayoutOf(plan)) {
     const DataType compute = plan.compute_type;
     row_type = layout == RowLayout::kGathered || converted ? compute : plan.inputs.logits.data_type;
 
@@ -70,12 +73,12 @@ struct ScratchLayout {
       logits = Take(plan.inner_size == 1 && (converted || row_type != compute), tile_bytes);
       rows = Take(whole_rows && plan.inner_size != 1, tile_bytes);
       logits_gradient =
-          Take(gradient && plan.inner_size == 1 && (modified || gradient.data_type != compute), tile_bytes);
+          Take(gradient && plan.inner_size == 1 && (chained || gradient.data_type != compute), tile_bytes);
     } else {
       const bool in_rows = layout == RowLayout::kRows;
       logits = Take(!in_rows && (modified || !ready(plan.inputs.logits)), tile_bytes);
       // The derivative of the modifiers needs the logits, which the gradient may overwrite.
-      const bool written = !modified && (ready(gradient) || (in_rows && gradient.data_type == row_type));
+      const bool written = !chained && (ready(gradient) || (in_rows && gradient.data_type == row_type));
       logits_gradient = Take(gradient && !written, tile_bytes);
     }
     targets = Take(dense && !ready(plan.inputs.targets), tile_bytes);
@@ -110,6 +113,7 @@ struct ScratchLayout {
   bool reads_pieces;  // no step needs more of the logits at a time than a block
   bool copied;        // the next tile is copied while one is computed
   bool modified;      // temperature or softcap: rows are rewritten before they are evaluated
+  bool chained;       // softcap: and so is their gradient, after
   bool converted;     // they are, or no kernel reads them as they are stored
   RowLayout layout;
   DataType row_type;  // what the kernels read rows as

@@ -234,10 +234,14 @@ class SoftmaxLoss {
     T* columns = ColumnsOf(turn_);
     if (layout_.copied) turn_ = 1 - turn_;
     if (copied_ != first) ReadColumns(range, columns);
-    if (plain_) {
+    if (plain_ && to_skip_ > 0) {
+      --to_skip_;
+      elements_.Read(first, count);
+    } else if (plain_) {
       const PlainResult result = EvaluatePlain(first, range, columns);
       if (result == PlainResult::kColumns) WriteColumns(range, columns);
-      if (result != PlainResult::kSpoilt) return;
+      if (result != PlainResult::kSpoilt) return skipped_ = 0, void();
+      to_skip_ = skipped_ = std::min<int64_t>(2 * skipped_ + 1, 31);
       ReadColumns(range, columns);
     }
     FindIgnored(first, count);
@@ -274,6 +278,9 @@ class SoftmaxLoss {
                          .targets = elements_.Read(first, range.count),
                          .background = background_,
                          .predicted = results_.predicted_class && !layout_.modified ? predicted.data() : nullptr};
+    if (results_.predicted_class && layout_.modified) {  // before a gradient may be written over the logits
+      PredictClasses(block_.inputs.logits, range.base, range.num_classes, range.stride, range.count, predicted.data());
+    }
     SetGradient(range, tile);
     if (HasNext(first, range)) {
       copied_ = first + range.count;
@@ -282,8 +289,7 @@ class SoftmaxLoss {
       tile.copy = ColumnsOf(turn_);
     }
     if (!column_kernels_.plain(tile)) return PlainResult::kSpoilt;
-    elements_.Record(
-        [&](int64_t row) { return layout_.modified ? block_.PredictedClass(first + row) : predicted[row]; });
+    elements_.Record([&](int64_t row) { return predicted[row]; });
     return tile.dx == columns ? PlainResult::kColumns : PlainResult::kWritten;
   }
 
@@ -293,7 +299,7 @@ class SoftmaxLoss {
     if (!gradient) return;
     tile.dx = tile.x;
     tile.dx_stride = tile.stride;
-    if (range.stride == 1 || layout_.modified) return;
+    if (range.stride == 1 || layout_.chained) return;
     if (gradient.type.data_type != kDataTypeOf<T> || range.count % kColumnLanes != 0) return;
     T* const dx = static_cast<T*>(gradient.data) + range.base;
     const auto aligned = [](auto bytes) { return bytes % ScratchLayout::kAlignment == 0; };
@@ -371,9 +377,9 @@ class SoftmaxLoss {
     for (int64_t c = 0; c < range.num_classes; ++c) {
       const T* from = columns + c * stride;
       const int64_t to = range.base + c * range.stride;
-      if (as_stored && !layout_.modified) {
+      if (as_stored && !layout_.chained) {
         kernels_.narrow(from, range.count, plan_.stream_gradient, static_cast<S*>(gradient.data) + to);
-      } else if (wide_enough && !layout_.modified) {
+      } else if (wide_enough && !layout_.chained) {
         wide_kernels_.narrow(from, range.count, plan_.stream_gradient, static_cast<T*>(gradient.data) + to);
       } else {
         ChunkBuffer chunk;
@@ -574,6 +580,8 @@ class SoftmaxLoss {
   const int64_t run_end_ = plan_.ElementsOf(block_.blocks.end - 1).end;
   int64_t copied_ = -1;  // the first element of the tile that was copied while the one before was computed
   int64_t turn_ = 0;     // whose copy goes where
+  // Where one tile is spoilt, the next may be: so many are not taken for plain, twice as many each time.
+  int64_t to_skip_ = 0, skipped_ = 0;
 
   // Of the rows of a tile.
   bool* const ignored_ = Part<bool>(layout_.ignored);

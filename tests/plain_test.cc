@@ -1,4 +1,4 @@
-// Plain cross-entropy (loss/plain.h): the short cut has the very bits of the long way, and is taken.
+// Plain rows (loss/plain.h): the short cut has the very bits of the long way, and is taken.
 #include "loss/plain.h"
 
 #include <gtest/gtest.h>
@@ -82,17 +82,17 @@ Batch AnyBatch(DataType type, int64_t num_classes, const Shape& inner, int kind,
 }
 
 // What else goes into the decision of a plain row: `more` in [0, kAnyMore).
-constexpr int kAnyMore = 9;
+constexpr int kAnyMore = 13;
 void AddMore(Batch& batch, const Shape& elements, int more, std::mt19937_64& random) {
   CrossEntropy& loss = std::get<CrossEntropy>(batch.spec.loss);
   const DataType type = more % 2 == 0 ? DataType::kFloat32 : DataType::kFloat64;
-  if (more == 1 || more == 2 || more >= 6) {
+  if (more == 1 || more == 2 || (more >= 6 && more != 10)) {
     batch.sample_weights = testing::RandomFloats({type, elements}, random, 0, 1);
     for (const auto& [place, weight] : {std::pair(1, 0.0), {2, -0.0}, {5, kInf}, {6, std::nan("")}, {8, 1e-38}}) {
       batch.sample_weights.set(place, weight);
     }
   }
-  if (more == 2 || more == 3 || more == 7) {
+  if (more == 2 || more == 3 || more == 7 || more == 12) {
     batch.spec.reduction = Reduction::kNone;
     batch.upstream_gradient = testing::RandomFloats({type, elements}, random, 0, 1);
     for (const auto& [place, upstream] : {std::pair(0, 0.0), {3, -0.0}, {4, -kInf}, {7, -std::nan("")}, {9, 1e-37}}) {
@@ -100,8 +100,11 @@ void AddMore(Batch& batch, const Shape& elements, int more, std::mt19937_64& ran
     }
   }
   if (more == 4 || more == 8) loss.z_loss = 0.3;
+  if (more == 9 || more >= 11) loss.temperature = 1.7;
+  if (more == 10 || more == 11) loss.softcap = 4;
+  if (more == 4 || more >= 11) batch.spec.gradient_type = DataType::kFloat64;
   if (loss.label_smoothing != 0) return;  // which the others do not go with
-  if (more >= 5) loss.focal_gamma = more == 5 ? 2 : more == 6 ? 0.7 : more == 7 ? 5 : 0;
+  if (more >= 5) loss.focal_gamma = more == 5 || more == 9 ? 2 : more == 6 ? 0.7 : more == 7 ? 5 : 0;
   if (more == 6 || more == 8) loss.poly_epsilon = -0.4;
 }
 
@@ -156,6 +159,11 @@ TEST(PlainTest, AnyNeighbours) {
           for (int64_t c = 0; weight == 0 && c < num_classes; ++c) batch.class_weights.set(c, 0);
           batch.class_weights.set(0, weight);
           if (first_is_nan) batch.logits.set(0, -std::nan(""));
+          if (upstream == 1 && smoothing == 0) {
+            std::get<CrossEntropy>(batch.spec.loss).focal_gamma = 2;
+            batch.sample_weights = testing::RandomFloats({DataType::kFloat32, Shape{20}}, random, 1, 1);
+            batch.sample_weights.set(3, 0);
+          }
           const auto rows = [&] {  // all but the last
             const Outcome outcome = testing::Evaluate(batch).value();
             return outcome.results.logits_gradient.Bits().substr(0, static_cast<size_t>(19 * num_classes) * 4) +
