@@ -455,15 +455,6 @@ HWY_INLINE bool ReducePlain(D d, const PlainTile<T>& tile, size_t first, LaneMax
   return hn::AllFalse(d, reads_every_row ? infinite : hn::AndNot(ignored, infinite));
 }
 
-// Whether BackgroundFitsIn() in each lane.
-template <typename T, class DD>
-HWY_INLINE hn::Mask<DD> BackgroundFits(DD dd, hn::Vec<DD> coefficient) {
-  const auto t = hn::Abs(coefficient);
-  const auto in_range = hn::And(hn::Ge(t, hn::Set(dd, double{std::numeric_limits<T>::min()})),
-                                hn::Le(t, hn::Set(dd, double{std::numeric_limits<T>::max()})));
-  return hn::Or(hn::Or(in_range, hn::Eq(t, hn::Zero(dd))), hn::IsNaN(t));
-}
-
 // Decides the rows from `first` on, kDecided vectors of doubles. False where LaneSums::dot of a row that counts is not
 // finite, or a coefficient is NaN or not FitsIn().
 template <bool kBackground, bool kGradient, bool kModified, typename T>
@@ -498,7 +489,7 @@ HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t f
     const V upstream = hn::LoadU(d, tile.targets.upstream + r);
     const V t_scale = kBackground ? hn::Mul(upstream, hn::Set(d, tile.targets.background_scale)) : upstream;
     StoreDoubles(d, t_scale, rows.t_scales + r);
-    if constexpr (kBackground) fits = fits && all_that_count(r, BackgroundFits<T>(d, t_scale));
+    if constexpr (kBackground) fits = fits && all_that_count(r, BackgroundFitsIn<T>(d, t_scale));
     fits = fits && AllFitIn<T>(d, decision.p_scale);
     // As in ScatterColumns(), a scale of 0 leaves 0, never -0. Adding -0 changes nothing.
     const auto is_zero = hn::Eq(load(rows.t_scales + r), zero);
@@ -510,6 +501,7 @@ HWY_INLINE bool DecideTile(const PlainTile<T>& tile, TileRows<T>& rows, size_t f
   return fits;
 }
 
+// Apart from the plain ones, which are inlined.
 template <bool kBackground, bool kGradient, typename T>
 HWY_NOINLINE bool DecideModified(const PlainTile<T>& tile, TileRows<T>& rows, size_t first, double background_mass) {
   return DecideTile<kBackground, kGradient, true>(tile, rows, first, background_mass);

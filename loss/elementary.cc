@@ -27,10 +27,7 @@ HWY_INLINE void MapDoubles(const double* x, int64_t n, double* y, const Function
 }
 
 void ExpEach(const double* x, int64_t n, double* y) {
-  MapDoubles(x, n, y, [](auto d, auto v) HWY_ATTR {
-    const auto scaled = ScaledExp(d, v, OriginOf(d, hn::Zero(d)));
-    return hn::Mul(scaled, hn::Set(d, ExpConstants<double>::kUnscale));
-  });
+  MapDoubles(x, n, y, [](auto d, auto v) HWY_ATTR { return ExpOfNegative(d, v); });
 }
 void LogEach(const double* x, int64_t n, double* y) {
   MapDoubles(x, n, y, [](auto d, auto v) HWY_ATTR { return Log(d, v); });

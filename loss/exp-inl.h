@@ -219,6 +219,12 @@ HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
   return ScaledExpParts(d, z, origin).value;
 }
 
+// exp(z) for doubles z <= 0, NaN included.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpOfNegative(D d, V z) {
+  return hn::Mul(ScaledExp(d, z, OriginOf(d, hn::Zero(d))), hn::Set(d, ExpConstants<double>::kUnscale));
+}
+
 // exp(offset + I ln 2 - m), which ScaledExp() leaves out: half a step of I up or down. `base` is m - offset, `shift`
 // the origin's; both of T, in double.
 template <typename T, class DD, class V = hn::Vec<DD>>

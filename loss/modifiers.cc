@@ -9,7 +9,7 @@
 #include <cmath>
 
 #include "loss/exp-inl.h"
-#include "loss/lanes-inl.h"
+#include "loss/writer-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lossd {
@@ -71,40 +71,29 @@ HWY_INLINE V Tanh(D d, V y) {
 // 1 / cosh^2 y = 4 e / (1 + e)^2.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V SquareOfSech(D d, V y) {
-  const V z = hn::Mul(hn::Abs(y), hn::Set(d, -2.0));
-  const V e = hn::Mul(ScaledExp(d, z, OriginOf(d, hn::Zero(d))), hn::Set(d, ExpConstants<double>::kUnscale));
+  const V e = ExpOfNegative(d, hn::Mul(hn::Abs(y), hn::Set(d, -2.0)));
   const V denominator = hn::Add(e, hn::Set(d, 1.0));
   return hn::Div(hn::Mul(e, hn::Set(d, 4.0)), hn::Mul(denominator, denominator));
 }
 
-// A vector at a time, to_i = function(d, load), where load(p) is p_i.
-template <class Function>
-HWY_INLINE void MapAll(int64_t size, double* to, const Function& function) {
-  const hn::ScalableTag<double> d;
-  const size_t n = static_cast<size_t>(size), lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    hn::StoreU(function(d, [&](const double* p) HWY_ATTR { return LoadLanes(d, p + i); }), d, to + i);
-  }
-  if (i == n) return;
-  const size_t rest = n - i;
-  StoreTail(function(d, [&](const double* p) HWY_ATTR { return LoadTail(d, p + i, rest); }), d, to + i, rest);
-}
-
 void ModifyAll(const double* x, int64_t size, double temperature, double softcap, double* y) {
+  const hn::ScalableTag<double> d;
   const Divisor by_temperature(temperature), by_softcap(softcap);
-  MapAll(size, y, [&](auto d, const auto& load) HWY_ATTR {
+  const auto modified = [&](const auto& load) HWY_ATTR {
     const auto v = by_temperature.Divide(d, load(x));
     return softcap == 0 ? v : hn::Mul(hn::Set(d, softcap), Tanh(d, by_softcap.Divide(d, v)));
-  });
+  };
+  MapRow(d, static_cast<size_t>(size), modified, {}, y);
 }
 
 void ChainAll(const double* x, int64_t size, double temperature, double softcap, double* gradient) {
+  const hn::ScalableTag<double> d;
   const Divisor by_temperature(temperature), by_softcap(softcap);
-  MapAll(size, gradient, [&](auto d, const auto& load) HWY_ATTR {
+  const auto chained = [&](const auto& load) HWY_ATTR {
     const auto g = load(gradient), y = by_softcap.Divide(d, by_temperature.Divide(d, load(x)));
     return hn::IfThenElse(hn::Eq(g, hn::Zero(d)), g, hn::Mul(g, SquareOfSech(d, y)));
-  });
+  };
+  MapRow(d, static_cast<size_t>(size), chained, {}, gradient);
 }
 
 }  // namespace HWY_NAMESPACE

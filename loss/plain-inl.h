@@ -82,7 +82,7 @@ HWY_INLINE PlainDecision<V> DecidePlain(D d, const PlainTargets& tile, const Pla
   V mass = kBackground ? hn::Mul(hn::Set(d, tile.point_scale), weight) : weight;
   V denominator = one, p = zero, complement = zero;
   if constexpr (kGradient || kModified) {
-    const V exp = hn::Mul(ScaledExp(d, sums.z, OriginOf(d, zero)), hn::Set(d, ExpConstants<double>::kUnscale));
+    const V exp = ExpOfNegative(d, sums.z);
     denominator = hn::Add(one, sums.others);
     complement = hn::Div(hn::IfThenElse(hn::Eq(exp, one), sums.others, hn::Sub(denominator, exp)), denominator);
     if constexpr (kBackground || kModified) p = hn::Div(exp, denominator);

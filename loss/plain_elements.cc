@@ -12,7 +12,7 @@ bool PlainElements::AreEnough(const Block& block) {
   return plan.target_kind == TargetKind::kClassIndices && plan.num_classes <= std::numeric_limits<int32_t>::max();
 }
 
-PlainTargets PlainElements::Read(int64_t first, int64_t count) {
+PlainTargets PlainElements::Read(int64_t first, int64_t count, double background_scale) {
   const CrossEntropy& options = block_.plan.cross_entropy;
   first_ = first;
   count_ = count;
@@ -43,7 +43,7 @@ PlainTargets PlainElements::Read(int64_t first, int64_t count) {
       .weights = weights_.data(),
       .upstream = upstream_.data(),
       .point_scale = 1 - options.label_smoothing,
-      .background_scale = options.label_smoothing / static_cast<double>(block_.plan.num_classes),
+      .background_scale = background_scale,
       .z_loss = options.z_loss,
       .focal_gamma = options.focal_gamma,
       .poly_epsilon = options.poly_epsilon,

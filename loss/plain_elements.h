@@ -19,7 +19,8 @@ class PlainElements {
   explicit PlainElements(Block& block) : block_(block) {}
 
   // Reads elements [first, first + count), count <= kMaxPlainRows. What is returned is valid until the next call.
-  PlainTargets Read(int64_t first, int64_t count);
+  // `background_scale`: Background::beta.
+  PlainTargets Read(int64_t first, int64_t count, double background_scale);
 
   int32_t target(int64_t row) const { return targets_[row]; }
 

@@ -62,6 +62,14 @@ bool BackgroundFitsIn(double coefficient) {
   const double t = std::fabs(coefficient);
   return t == 0 || std::isnan(t) || (t >= std::numeric_limits<T>::min() && t <= std::numeric_limits<T>::max());
 }
+// The same of each lane.
+template <typename T, class DD>
+HWY_INLINE hn::Mask<DD> BackgroundFitsIn(DD dd, hn::Vec<DD> coefficient) {
+  const auto t = hn::Abs(coefficient);
+  const auto in_range = hn::And(hn::Ge(t, hn::Set(dd, double{std::numeric_limits<T>::min()})),
+                                hn::Le(t, hn::Set(dd, double{std::numeric_limits<T>::max()})));
+  return hn::Or(hn::Or(in_range, hn::Eq(t, hn::Zero(dd))), hn::IsNaN(t));
+}
 // Both coefficients.
 template <typename T>
 bool FitsIn(const Gradient<T>& gradient) {

@@ -73,12 +73,11 @@ class SoftmaxLoss {
     return Part<U>(part);
   }
 
-  RowSource<S> LogitRows(const TileRange& range) {
-    const TensorView& logits = block_.inputs.logits;
-    if (logits.pieces != nullptr) return {logits.pieces, range.base};
-    if (!layout_.converted || layout_.logits == ScratchLayout::kInPlace) return Rows<S>(logits, range, layout_.logits);
-    converted_.Read(range, Part<S>(layout_.logits));
-    return Part<S>(layout_.logits);
+  // The same of the logits, as the kernels read them.
+  const S* LogitRows(const TileRange& range, int64_t part) {
+    if (!layout_.converted) return Rows<S>(block_.inputs.logits, range, part);
+    converted_.Read(range, Part<S>(part));
+    return Part<S>(part);
   }
 
   // Where to write the rows of a tensor, null if it is absent; FinishRows() takes them there.
@@ -101,11 +100,12 @@ class SoftmaxLoss {
 
   void EvaluateRows(int64_t first, const TileRange& range) {
     PlainTargets plain;
-    if (plain_) plain = elements_.Read(first, range.count);
+    if (plain_) plain = elements_.Read(first, range.count, background_.beta);
     FindIgnored(first, range.count);
     const int64_t num_classes = plan_.num_classes;
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
-    const RowSource<S> x = LogitRows(range);
+    const PieceReader* const pieces = block_.inputs.logits.pieces;
+    const RowSource<S> x = pieces != nullptr ? RowSource<S>(pieces, range.base) : LogitRows(range, layout_.logits);
     const T* targets = dense ? Rows<T>(block_.inputs.targets, range, layout_.targets) : nullptr;
     Background<T> background = background_;
     background.probabilities = targets;
@@ -236,7 +236,7 @@ class SoftmaxLoss {
     if (copied_ != first) ReadColumns(range, columns);
     if (plain_ && to_skip_ > 0) {
       --to_skip_;
-      elements_.Read(first, count);
+      elements_.Read(first, count, background_.beta);
     } else if (plain_) {
       const PlainResult result = EvaluatePlain(first, range, columns);
       if (result == PlainResult::kColumns) WriteColumns(range, columns);
@@ -247,7 +247,10 @@ class SoftmaxLoss {
     FindIgnored(first, count);
     column_kernels_.reduce(columns, stride, num_classes, count, background_, sums_);
     DecideTile(first, count, [&](int64_t row, int64_t c) { return static_cast<double>(columns[c * stride + row]); });
-    if (layout_.whole_rows) WriteWholeRows(first, range, WholeRows(range));
+    if (layout_.whole_rows) {
+      const bool read = layout_.converted && range.stride == 1;  // for the columns
+      WriteWholeRows(first, range, read ? Part<S>(layout_.logits) : LogitRows(range, layout_.rows));
+    }
     if (!results_.logits_gradient) return;
     column_kernels_.scatter(columns, stride, num_classes, count, gradients_, columns);
     for (int64_t row = 0; row < count; ++row) {
@@ -275,7 +278,7 @@ class SoftmaxLoss {
                          .stride = ScratchLayout::ColumnStride(range.count),
                          .num_classes = plan_.num_classes,
                          .count = range.count,
-                         .targets = elements_.Read(first, range.count),
+                         .targets = elements_.Read(first, range.count, background_.beta),
                          .background = background_,
                          .predicted = results_.predicted_class && !layout_.modified ? predicted.data() : nullptr};
     if (results_.predicted_class && layout_.modified) {  // before a gradient may be written over the logits
@@ -312,14 +315,6 @@ class SoftmaxLoss {
     tile.stream = plan_.stream_gradient;
   }
 
-  // What is copied by columns, by rows.
-  const S* WholeRows(const TileRange& range) {
-    if (!layout_.converted) return Rows<S>(block_.inputs.logits, range, layout_.rows);
-    if (range.stride == 1) return Part<S>(layout_.logits);
-    converted_.Read(range, Part<S>(layout_.rows));
-    return Part<S>(layout_.rows);
-  }
-
   // A copy of the logits, [num_classes, ColumnStride(count)].
   void ReadColumns(const TileRange& range, T* columns) {
     const S* x = static_cast<const S*>(block_.inputs.logits.data) + range.base;
@@ -327,8 +322,7 @@ class SoftmaxLoss {
     if (range.stride == 1) {
       const void* rows = x;
       if (layout_.converted) {
-        converted_.Read(range, Part<T>(layout_.logits));
-        rows = Part<T>(layout_.logits);
+        rows = LogitRows(range, layout_.logits);
       } else if constexpr (!std::is_same_v<S, T>) {
         kernels_.widen(x, range.count * range.num_classes, Part<T>(layout_.logits));
         rows = Part<T>(layout_.logits);

@@ -60,28 +60,26 @@ struct Share {
 // What samples weigh, with the weights of their classes.
 void WeighSamples(const Plan& plan, const Inputs& inputs, Plan::Range range, Share& share) {
   const bool indices = plan.target_kind == TargetKind::kClassIndices;
-  constexpr int64_t kChunk = 256;
-  std::array<double, kChunk> weights;  // 0 where an element counts nowhere
-  std::array<double, kTurns> sums{};   // independent ones hide the latency of addition
-  for (int64_t first = range.begin; first < range.end; first += kChunk) {
-    const int64_t count = std::min(kChunk, range.end - first);
-    WithFloats(inputs.sample_weights, [&](const auto& load) {
-      for (int64_t i = 0; i < count; ++i) weights[i] = load(first + i);
-    });
+  ChunkBuffer chunk;  // 0 where an element counts nowhere
+  double* const weights = chunk.values;
+  std::array<double, kTurns> sums{};  // independent ones hide the latency of addition
+  for (int64_t first = range.begin; first < range.end; first += kChunkEntries) {
+    const int64_t n = std::min(kChunkEntries, range.end - first);
+    Widen(inputs.sample_weights, first, n, chunk);
     if (indices) {
       WithIntegers(inputs.targets, [&](const auto& load) {
-        for (int64_t i = 0; i < count; ++i) weights[i] = load(first + i) == plan.ignore_index ? 0 : weights[i];
+        for (int64_t i = 0; i < n; ++i) weights[i] = load(first + i) == plan.ignore_index ? 0 : weights[i];
       });
     }
-    for (int64_t i = 0; i < count; ++i) share.ignored_count += weights[i] == 0;
+    share.ignored_count += std::count(weights, weights + n, 0.0);
     if (indices && inputs.class_weights) {
       WithFloats(inputs.class_weights, [&](const auto& load) {
-        for (int64_t i = 0; i < count; ++i) {
+        for (int64_t i = 0; i < n; ++i) {
           if (weights[i] != 0) weights[i] *= load(IntegerAt(inputs.targets, first + i));
         }
       });
     }
-    for (int64_t i = 0; i < count; ++i) sums[static_cast<size_t>(i) % kTurns] += weights[i];
+    for (int64_t i = 0; i < n; ++i) sums[static_cast<size_t>(i) % kTurns] += weights[i];
   }
   share.weight_sum = std::accumulate(sums.begin(), sums.end(), 0.0);
 }
