@@ -100,6 +100,12 @@ inline Bfloat16 FromDouble<Bfloat16>(double value) {
   return {ToBfloat16(value)};
 }
 
+// Calls function(std::bool_constant<value>()).
+template <typename Function>
+constexpr auto WithBool(bool value, const Function& function) {
+  return value ? function(std::true_type()) : function(std::false_type());
+}
+
 // Calls visit(S{}), S the type of a float tensor's elements. REQUIRES: IsFloat(type).
 template <typename Visit>
 auto WithFloatType(DataType type, const Visit& visit) {

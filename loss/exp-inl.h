@@ -81,6 +81,8 @@ struct ExpConstants<double> {
 };
 
 // b: how many bits of n the table answers, 0 without one.
+#undef LOSSD_HAS_TABLES
+#define LOSSD_HAS_TABLES (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL)
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
 template <typename T>
 inline constexpr int kTableBits = sizeof(T) == 4 ? 4 : 3;
@@ -91,6 +93,17 @@ inline constexpr int kTableBits = sizeof(T) == 4 ? 3 : 0;
 template <typename T>
 inline constexpr int kTableBits = 0;
 #endif
+
+// The low bits, as a place in a table.
+template <int kBits, class DI, class VI = hn::Vec<DI>>
+HWY_INLINE VI TablePlace(DI di, VI bits) {
+#if HWY_IS_DEBUG_BUILD  // where Highway asserts what the instruction does by itself: it looks at the low bits alone
+  return hn::And(bits, hn::Set(di, (1 << kBits) - 1));
+#else
+  (void)di;
+  return bits;
+#endif
+}
 
 // The bits of 2^(i/2^b), less i at the lowest place of the exponent and b places below.
 template <typename T, int kBits>
@@ -185,12 +198,7 @@ HWY_INLINE ExpParts<V> ExpPartsOf(D d, V r, V shifted) {
     using Table = PowerTable<T, kBits>;
     const hn::RebindToUnsigned<D> du;
     const auto table = hn::BitCast(di, hn::Load(du, Table::kBits));
-#if HWY_IS_DEBUG_BUILD  // where Highway asserts what the instruction does by itself: it looks at the low bits alone
-    const auto place = hn::And(bits, hn::Set(di, (1 << kBits) - 1));
-#else
-    const auto place = bits;
-#endif
-    const auto entry = hn::TableLookupLanes(table, hn::IndicesFromVec(di, place));
+    const auto entry = hn::TableLookupLanes(table, hn::IndicesFromVec(di, TablePlace<kBits>(di, bits)));
     const V power = hn::BitCast(d, hn::Add(entry, exponent)), one = hn::Set(d, T{1});
     const V q = hn::MulAdd(Polynomial(d, Table::kCoefficients, r), r, one);
     return {hn::MulAdd(q, r, one), power, hn::MulAdd(q, hn::Mul(r, power), power)};
@@ -218,6 +226,78 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
   return ScaledExpParts(d, z, origin).value;
 }
+
+// A number as the sum of two: the nearest of its type, or next to it, and what it lacks.
+template <class V>
+struct TwoParts {
+  V high, low;
+};
+
+#if LOSSD_HAS_TABLES
+// exp(x) of floats to twice 2^-30, for losses of entries: what they subtract from it may be next to it.
+template <int kBits>
+struct ExactPowers;
+template <>
+struct ExactPowers<3> {
+  static constexpr float kLn2[] = {0x1.62ep-4f, 0x1.0bfbe8p-18f};  // ln(2)/8; n times the first is exact
+  // What the powers of PowerTable lack, in parts of each.
+  alignas(32) static constexpr float kLacking[] = {0,
+                                                   -0x1.9c0c22p-27f,
+                                                   0x1.125002p-25f,
+                                                   -0x1.0a3550p-25f,
+                                                   0x1.26055cp-26f,
+                                                   0x1.67a1cap-28f,
+                                                   -0x1.f9c304p-27f,
+                                                   -0x1.a5217cp-28f};
+  static constexpr float kCoefficients[] = {0.00833397824f, 0.0416702926f, 0.166666672f, 0.5f};
+};
+template <>
+struct ExactPowers<4> {
+  static constexpr float kLn2[] = {0x1.62ep-5f, 0x1.0bfbe8p-19f};
+  alignas(64) static constexpr float kLacking[] = {0,
+                                                   0x1.8d96d4p-25f,
+                                                   -0x1.9c0c22p-27f,
+                                                   0x1.964904p-25f,
+                                                   0x1.125002p-25f,
+                                                   0x1.370be4p-25f,
+                                                   -0x1.0a3550p-25f,
+                                                   -0x1.00d8acp-27f,
+                                                   0x1.26055cp-26f,
+                                                   -0x1.05cb44p-25f,
+                                                   0x1.67a1cap-28f,
+                                                   0x1.a3b5e4p-28f,
+                                                   -0x1.f9c304p-27f,
+                                                   -0x1.6961b4p-28f,
+                                                   -0x1.a5217cp-28f,
+                                                   0x1.61428ep-28f};
+  static constexpr float kCoefficients[] = {0.0416676588f, 0.166670069f, 0.5f};
+};
+
+// exp(x) for floats |x| <= 64; for others finite or not, and meaningless. Error: high + low is within 2^-29 of it,
+// relative; high is nearest to their sum.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE TwoParts<V> ExpInTwoParts(D d, V x) {
+  constexpr int kBits = kTableBits<float>;
+  using Powers = ExactPowers<kBits>;
+  const hn::RebindToSigned<D> di;
+  const hn::RebindToUnsigned<D> du;
+  const V shift = hn::Set(d, ExpConstants<float>::kShift);
+  const V shifted = hn::MulAdd(x, hn::Set(d, static_cast<float>(kSteps<float> * kLog2E)), shift);
+  const V n = hn::Sub(shifted, shift);
+  V r = x;
+  for (const float part : Powers::kLn2) r = hn::NegMulAdd(n, hn::Set(d, part), r);
+  const auto bits = hn::BitCast(di, shifted);
+  const auto exponent = hn::ShiftLeft<ExpConstants<float>::kMantissaBits - kBits>(bits);
+  const auto place = TablePlace<kBits>(di, bits);
+  const auto table = hn::BitCast(di, hn::Load(du, PowerTable<float, kBits>::kBits));
+  const auto entry = hn::TableLookupLanes(table, hn::IndicesFromVec(di, place));
+  const V lacking = hn::TableLookupLanes(hn::Load(d, Powers::kLacking), hn::IndicesFromVec(d, place));
+  const V power = hn::BitCast(d, hn::Add(entry, exponent));
+  const V more = hn::Add(hn::MulAdd(hn::Mul(r, r), Polynomial(d, Powers::kCoefficients, r), r), lacking);  // exp(r) - 1
+  const V rest = hn::Mul(power, more), high = hn::Add(power, rest);
+  return {high, hn::Sub(rest, hn::Sub(high, power))};
+}
+#endif
 
 // exp(z) for doubles z <= 0, NaN included.
 template <class D, class V = hn::Vec<D>>

@@ -1,4 +1,5 @@
-// ln and ln(1 + x) for vectors of doubles: the only ones of lossd.
+// ln and ln(1 + x) for vectors: the only ones of lossd. Those of doubles first; those of floats, at the end, are for
+// losses of entries.
 //
 // x = 2^k m with m in [sqrt(1/2), sqrt(2)), f = m - 1, s = f / (2 + f). Then ln(1 + f) = 2 atanh(s) = f - s (f - R),
 // R = s^2 P(s^2), where P is a minimax polynomial (Remez; it gives the logarithm a relative error of 1.3e-18). The
@@ -20,6 +21,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+
+#include "loss/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lossd {
@@ -156,6 +159,83 @@ HWY_INLINE Logistic<V> LogisticOf(D d, V e) {
   const V k = hn::IfThenZeroElse(small, one);
   return {LogOfParts<D>(d, {k, f, hn::Mul(f, hn::Mul(both, u)), hn::Zero(d)}), hn::Mul(both, v)};
 }
+
+#if LOSSD_HAS_TABLES
+// x = 2^k m again, with m from about 0.7; a table of 2^b intervals has a short number q next to 1/m for each of them,
+// so that f = m q - 1 is exact, and small. It is 1 around 1. ln x = k ln 2 - ln q + ln(1 + f).
+template <int kBits>
+struct LogTable;
+template <>
+struct LogTable<3> {
+  static constexpr uint32_t kLeast = 0x3f380000;  // the bits of m's lower end
+  alignas(32) static constexpr float kInverse[] = {1.3125f, 1.25f, 1.125f, 1.0625f, 1, 0.875f, 0.8125f, 0.71875f};
+  // -ln q: multiples of 2^-16, and the rest.
+  alignas(32) static constexpr float kHigh[] = {-0x1.1674p-2f, -0x1.c9p-3f, -0x1.e27p-4f, -0x1.f0ap-5f, 0,
+                                                0x1.1178p-3f,  0x1.a94p-3f, 0x1.522cp-2f};
+  alignas(32) static constexpr float kLow[] = {
+      -0x1.cababap-18f, 0x1.070cacp-20f,  -0x1.db8abcp-22f, -0x1.86008cp-20f, 0,
+      0x1.d044fcp-20f,  -0x1.2c3752p-19f, -0x1.1f8c76p-18f};
+  static constexpr float kCoefficients[] = {0.144145027f,  -0.167858005f, 0.19999525f,
+                                            -0.249996603f, 0.333333343f,  -0.5f};
+};
+template <>
+struct LogTable<4> {
+  static constexpr uint32_t kLeast = 0x3f340000;
+  alignas(64) static constexpr float kInverse[] = {1.375f,   1.34375f,  1.28125f,  1.21875f, 1.1875f, 1.15625f,
+                                                   1.09375f, 1.0625f,   1.03125f,  1,        0.9375f, 0.890625f,
+                                                   0.84375f, 0.796875f, 0.765625f, 0.71875f};
+  alignas(64) static constexpr float kHigh[] = {-0x1.4618p-2f, -0x1.2e9p-2f, -0x1.fb9p-3f, -0x1.9528p-3f, -0x1.5ffp-3f,
+                                                -0x1.2958p-3f, -0x1.6f1p-4f, -0x1.f0ap-5f, -0x1.f84p-6f,  0,
+                                                0x1.086p-4f,   0x1.da7p-4f,  0x1.5bf8p-3f, 0x1.d1p-3f,    0x1.1178p-2f,
+                                                0x1.522cp-2f};
+  alignas(64) static constexpr float kLow[] = {
+      -0x1.78438cp-19f, 0x1.d451eep-18f, -0x1.86d5e4p-19f, 0x1.2b185ep-18f, -0x1.83853cp-18f,
+      0x1.683f00p-18f,  0x1.6ba8d4p-19f, -0x1.86008cp-20f, 0x1.64f188p-18f, 0,
+      -0x1.9d2988p-18f, 0x1.3b1c22p-19f, -0x1.fca55ep-18f, 0x1.bf932ap-18f, 0x1.d044fcp-19f,
+      -0x1.1f8c76p-18f};
+  static constexpr float kCoefficients[] = {-0.166968748f, 0.200249016f, -0.249999776f, 0.333333224f, -0.5f};
+};
+
+// ln x of floats = (high - y + f + tail) + y, added in this order: as if ln x had 7 bits more than a float (3 with a
+// table of 8), since a loss of entries is about how little it and y differ. high - y is exact if they are near each
+// other.
+template <class V>
+struct FloatLog {
+  V high, f, tail;  // tail is below 2^-9
+};
+
+// REQUIRES: x positive, finite and normal. Error: within 2^-33 (2^-32 with a table of 8) of ln x, or of x - 1 next
+// to 1.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE FloatLog<V> LogOfFloat(D d, V x) {
+  constexpr int kBits = kTableBits<float>;
+  using Table = LogTable<kBits>;
+  const hn::RebindToSigned<D> di;
+  const auto least = hn::Set(di, static_cast<int32_t>(Table::kLeast));
+  const auto moved = hn::Sub(hn::BitCast(di, x), least);
+  const V k = hn::ConvertTo(d, hn::ShiftRight<23>(moved));
+  const V m = hn::BitCast(d, hn::Add(hn::And(moved, hn::Set(di, 0x007fffff)), least));
+  const auto place = hn::IndicesFromVec(d, TablePlace<kBits>(di, hn::ShiftRight<23 - kBits>(moved)));
+  const V f = hn::MulSub(m, hn::TableLookupLanes(hn::Load(d, Table::kInverse), place), hn::Set(d, 1.0f));
+  // ln 2 in 16 bits, so that k times it, and kHigh added, is exact; and the rest.
+  const V high = hn::MulAdd(k, hn::Set(d, 0x1.62e4p-1f), hn::TableLookupLanes(hn::Load(d, Table::kHigh), place));
+  const V low = hn::MulAdd(k, hn::Set(d, 0x1.7f7d1cp-20f), hn::TableLookupLanes(hn::Load(d, Table::kLow), place));
+  return {high, f, hn::MulAdd(hn::Mul(f, f), Polynomial(d, Table::kCoefficients, f), low)};
+}
+
+// ln(1 + x) for floats x in [0, 1]: x + x^2 P(x), minimax. Error: within 2 units in the last place.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Log1pToOne(D d, V x) {
+  constexpr float kCoefficients[] = {-0.00331847393f, 0.0202045888f, -0.0576644465f, 0.106805556f, -0.153553963f,
+                                     0.196953997f,    -0.249585867f, 0.33330512f,    -0.499999315f};
+  // Even and odd powers apart: half as long a chain of operations.
+  const V xx = hn::Mul(x, x);
+  const auto c = [&](size_t i) HWY_ATTR { return hn::Set(d, kCoefficients[i]); };
+  const V even = hn::MulAdd(hn::MulAdd(hn::MulAdd(hn::MulAdd(c(0), xx, c(2)), xx, c(4)), xx, c(6)), xx, c(8));
+  const V odd = hn::MulAdd(hn::MulAdd(hn::MulAdd(c(1), xx, c(3)), xx, c(5)), xx, c(7));
+  return hn::MulAdd(xx, hn::MulAdd(odd, x, even), x);
+}
+#endif
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lossd

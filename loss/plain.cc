@@ -8,6 +8,7 @@
 // Must come after foreach_target.h.
 #include <hwy/highway.h>
 
+#include "loss/element.h"
 #include "loss/plain-inl.h"
 
 HWY_BEFORE_NAMESPACE();

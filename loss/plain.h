@@ -7,7 +7,6 @@
 
 #include <array>
 #include <cstdint>
-#include <type_traits>
 
 namespace lossd {
 
@@ -33,16 +32,6 @@ struct PlainTargets {
   bool bends() const { return focal_gamma != 0 || poly_epsilon != 0; }
   bool modifies() const { return bends() || z_loss != 0; }
 };
-
-// Calls function(std::bool_constant<value>()).
-template <typename Function>
-constexpr void WithBool(bool value, const Function& function) {
-  if (value) {
-    function(std::true_type());
-  } else {
-    function(std::false_type());
-  }
-}
 
 // Rows that have been reduced (row.h).
 struct PlainRows {

@@ -112,14 +112,20 @@ HWY_INLINE void PrefetchAfter(const void* data, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) hwy::Prefetch(reinterpret_cast<const char*>(end + i));
 }
 
-template <typename S>
-HWY_INLINE void WidenFrom(const S* from, size_t n, double* out) {
-  const DD d;
+// To double, or to float.
+template <typename S, typename T>
+HWY_INLINE void WidenFrom(const S* from, size_t n, T* out) {
+  const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   PrefetchAfter(from, n * sizeof(S));
   size_t i = 0;
-  for (; i + lanes <= n; i += lanes) hn::Store(LoadDoubles(d, from + i), d, out + i);
-  if (i < n) hn::Store(LoadDoublesTail(d, from + i, n - i), d, out + i);
+  if constexpr (std::is_same_v<T, double>) {
+    for (; i + lanes <= n; i += lanes) hn::Store(LoadDoubles(d, from + i), d, out + i);
+    if (i < n) hn::Store(LoadDoublesTail(d, from + i, n - i), d, out + i);
+  } else {
+    for (; i + lanes <= n; i += lanes) hn::Store(LoadLanes(d, from + i), d, out + i);
+    if (i < n) hn::Store(LoadTail(d, from + i, n - i), d, out + i);
+  }
 }
 
 template <typename S>
@@ -132,6 +138,14 @@ HWY_INLINE void NarrowTo(const double* in, size_t n, S* to) {
   }
   if (i == n) return;
   NarrowLanesTo<S>(d, hn::Load(d, in + i), [&](auto ds, auto v) HWY_ATTR { StoreTail(v, ds, to + i, n - i); });
+}
+template <typename S>
+HWY_INLINE void NarrowTo(const float* in, size_t n, S* to) {
+  const hn::ScalableTag<float> d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) StoreLanes(hn::Load(d, in + i), d, to + i);
+  if (i < n) StoreTail(hn::Load(d, in + i), d, to + i, n - i);
 }
 
 // Writes bytes past the caches: vectors that load(position) makes, where they are aligned; the ends by

@@ -1,6 +1,6 @@
-// The vector steps of losses without a softmax, in double: a chunk of the tensors is widened to buffers that stay in
-// the L1 cache, evaluated there, and rounded once on its way out. So one kernel serves every combination of types.
-// Internal to loss/.
+// The vector steps of losses without a softmax: a chunk of the tensors is widened to buffers that stay in the L1 cache,
+// evaluated there, and rounded once on its way out. So one kernel serves every combination of types. There is one in
+// double, for anything, and one in float, several times as fast, for entries that are ordinary. Internal to loss/.
 //
 // All functions here: never allocate, never fail, thread-safe. What becomes of an entry depends on the entry and the
 // SIMD target only, not on its place.
@@ -21,12 +21,18 @@ struct alignas(64) ChunkBuffer {
   double values[kChunkEntries];
 };
 
+struct alignas(64) FloatBuffer {
+  float values[kChunkEntries];
+};
+
 // out_i = tensor[first + i], exactly, for i in [0, n), n <= kChunkEntries; and asks the caches for as many entries
-// more. REQUIRES: IsFloat(tensor.type.data_type).
+// more. REQUIRES: IsFloat(tensor.type.data_type), and not of more digits than the buffer.
 void Widen(const TensorView& tensor, int64_t first, int64_t n, ChunkBuffer& out);
+void Widen(const TensorView& tensor, int64_t first, int64_t n, FloatBuffer& out);
 
 // tensor[first + i] = in_i, rounded once. `stream`: past the caches; the caller fences (FlushStreams()).
 void Narrow(const ChunkBuffer& in, int64_t n, bool stream, const MutableTensorView& tensor, int64_t first);
+void Narrow(const FloatBuffer& in, int64_t n, bool stream, const MutableTensorView& tensor, int64_t first);
 
 // A chunk and what is asked of it. Absent where null: the factors are then 1, and the results are not wanted.
 struct EntryChunk {
@@ -53,6 +59,38 @@ struct ChunkSums {
 ChunkSums EvaluateKl(const EntryChunk& chunk);
 ChunkSums EvaluateKlOfLogTargets(const EntryChunk& chunk);
 ChunkSums EvaluateBinaryCrossEntropy(const EntryChunk& chunk, double label_smoothing);
+
+// A chunk of what floats hold, at any alignment; kChunkEntries of them are read, and those past the first n may be
+// anything. Absent where null, as above, but for `losses` and `extraordinary`. What is written is written to buffers.
+struct FloatChunk {
+  int64_t n = 0;
+  const float* logits = nullptr;
+  const float* targets = nullptr;
+  const float* pos_weights = nullptr;
+  const float* sample_weights = nullptr;
+  const float* upstream = nullptr;
+  float unit_scale = 1;
+  float gradient_scale = 1;  // 0, or of a magnitude from 2^-60 to 2^60
+  float* losses = nullptr;
+  float* logits_gradient = nullptr;
+  float* targets_gradient = nullptr;
+  // A bit for each entry that is left to the doubles: infinite, NaN, or so large or small that floats would lose digits
+  // or need exceptions. Which ones depends on the entry, and on what is asked for, only. Their losses are 0, and their
+  // gradients mean nothing.
+  uint8_t* extraordinary = nullptr;
+};
+
+struct FloatChunkOutcome {
+  double loss_sum;    // of the entries that are ordinary, whose losses are finite
+  bool all_ordinary;  // `extraordinary` has not been written then
+};
+
+// Whether this SIMD target has the kernels of floats, which need tables in registers. REQUIRED by them.
+bool HasFloatEntries();
+
+FloatChunkOutcome EvaluateKl(const FloatChunk& chunk);
+FloatChunkOutcome EvaluateKlOfLogTargets(const FloatChunk& chunk);
+FloatChunkOutcome EvaluateBinaryCrossEntropy(const FloatChunk& chunk, double label_smoothing);
 
 // What rows of logits predict: the class of the largest one, the lowest of equals; -1 where the row has NaN. Class c of
 // row r is logits[first + r * num_classes + c], or, where stride is not 1, logits[first + c * stride + r].

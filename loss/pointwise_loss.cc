@@ -1,5 +1,5 @@
 // Losses without a softmax: one logit of a row (negative log-likelihood), or one entry at a time (KL divergence, binary
-// cross-entropy). In double: each value is read once, and rounded once. Chunk by chunk, through buffers on the stack.
+// cross-entropy). Each value is read once, and rounded once. Chunk by chunk, through buffers on the stack.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -46,13 +46,13 @@ class BroadcastWeights {
   }
 
   // The weights of entries [first, first + n).
-  void Read(int64_t first, int64_t n, ChunkBuffer& out) const {
-    double* const values = out.values;
+  template <typename T>
+  void Read(int64_t first, int64_t n, T* values) const {
     int64_t done = std::min(n, period_);
     for (int64_t i = 0; i < done;) {
       const int64_t count = std::min(done - i, run_ - (first + i) % run_);
       const int64_t at = BroadcastIndex(weights_.type.shape, shape_, first + i);
-      for (int64_t k = 0; k < count; ++k) values[i + k] = FloatAt(weights_, at + k * step_);
+      for (int64_t k = 0; k < count; ++k) values[i + k] = static_cast<T>(FloatAt(weights_, at + k * step_));
       i += count;
     }
     for (int64_t count = 0; done < n; done += count) {
@@ -69,48 +69,131 @@ class BroadcastWeights {
   int64_t step_ = 0;    // 1, or 0
 };
 
-// The buffers of one chunk.
-struct EntryBuffers {
-  ChunkBuffer logits, targets, pos_weights, sample_weights, upstream, losses, logits_gradient, targets_gradient;
-};
-
-// Evaluates all entries of the block by `evaluate`, a kernel of pointwise.h, which gets them chunk by chunk.
+// Evaluates all entries of a block by `evaluate`, a kernel of pointwise.h, which gets them chunk by chunk: of floats
+// where they are enough, and then of doubles for what was left over; or all of them of doubles.
 template <class Evaluate>
-void EvaluateEntries(Block& block, const BroadcastWeights* pos_weights, const Evaluate& evaluate) {
-  const Inputs& inputs = block.inputs;
-  const Results& results = block.results;
-  const bool none = block.plan.spec.reduction == Reduction::kNone;
-  const bool per_entry = inputs.upstream_gradient && inputs.upstream_gradient.type.shape.rank() > 0;
-  const bool stream = block.plan.stream_gradient;
-  EntryBuffers buffers;
-  EntryChunk chunk{.logits = &buffers.logits,
-                   .targets = &buffers.targets,
-                   .pos_weights = pos_weights != nullptr ? &buffers.pos_weights : nullptr,
-                   .sample_weights = inputs.sample_weights ? &buffers.sample_weights : nullptr,
-                   .upstream = per_entry ? &buffers.upstream : nullptr,
-                   .unit_scale = block.plan.unit_scale,
-                   .gradient_scale = block.weights.gradient_scale,
-                   .finite_below = block.FiniteBelow(),
-                   .losses = none || results.element_loss ? &buffers.losses : nullptr,
-                   .logits_gradient = results.logits_gradient ? &buffers.logits_gradient : nullptr,
-                   .targets_gradient = results.targets_gradient ? &buffers.targets_gradient : nullptr};
-  for (int64_t first = block.begin; first < block.end; first += chunk.n) {
-    const int64_t n = chunk.n = std::min(kChunkEntries, block.end - first);
-    Widen(inputs.logits, first, n, buffers.logits);
-    Widen(inputs.targets, first, n, buffers.targets);
-    if (inputs.sample_weights) Widen(inputs.sample_weights, first, n, buffers.sample_weights);
-    if (per_entry) Widen(inputs.upstream_gradient, first, n, buffers.upstream);
-    if (pos_weights != nullptr) pos_weights->Read(first, n, buffers.pos_weights);
-    const ChunkSums sums = evaluate(chunk);
-    block.summary.loss_sum += sums.loss_sum;
-    block.summary.nonfinite_count += sums.nonfinite_count;
-    if (results.element_loss) Narrow(buffers.losses, n, false, results.element_loss, first);
-    if (none) Narrow(buffers.losses, n, false, results.loss, first);
-    if (results.targets_gradient) Narrow(buffers.targets_gradient, n, stream, results.targets_gradient, first);
-    if (results.logits_gradient) Narrow(buffers.logits_gradient, n, stream, results.logits_gradient, first);
+class Entries {
+ public:
+  Entries(Block& block, const BroadcastWeights* pos_weights, const Evaluate& evaluate)
+      : block_(block), inputs_(block.inputs), results_(block.results), pos_weights_(pos_weights), evaluate_(evaluate) {}
+
+  void Run() {
+    const bool stream = block_.plan.stream_gradient, floats = FloatsAreEnough();
+    for (int64_t first = block_.begin, n; first < block_.end; first += n) {
+      n = std::min(kChunkEntries, block_.end - first);
+      if (floats) {
+        EvaluateFloats(first, n);
+        Write(floats_, first, n, stream);
+      } else {
+        const ChunkSums sums = EvaluateDoubles(first, n);
+        block_.summary.loss_sum += sums.loss_sum;
+        block_.summary.nonfinite_count += sums.nonfinite_count;
+        Write(doubles_, first, n, stream);
+      }
+    }
+    if (stream) FlushStreams();
   }
-  if (stream) FlushStreams();
-}
+
+ private:
+  template <class Buffer>
+  struct Buffers {
+    Buffer logits, targets, pos_weights, sample_weights, upstream, losses, logits_gradient, targets_gradient;
+  };
+
+  bool has_upstream() const { return inputs_.upstream_gradient && inputs_.upstream_gradient.type.shape.rank() > 0; }
+
+  // The same for every block of a call, and for every part of a batch.
+  bool FloatsAreEnough() const {
+    if (!HasFloatEntries() || block_.plan.compute_type != DataType::kFloat32) return false;
+    for (const TensorView* tensor : {&inputs_.targets, &inputs_.class_weights, &inputs_.sample_weights}) {
+      if (*tensor && tensor->type.data_type == DataType::kFloat64) return false;
+    }
+    if (has_upstream()) return inputs_.upstream_gradient.type.data_type != DataType::kFloat64;
+    const double g = std::fabs(block_.weights.gradient_scale);
+    return !(results_.logits_gradient || results_.targets_gradient) || g == 0 || (g >= 0x1p-60 && g <= 0x1p60);
+  }
+
+  void EvaluateFloats(int64_t first, int64_t n) {
+    uint8_t extraordinary[kChunkEntries / 8] = {};
+    const auto floats = [&](const TensorView& tensor, FloatBuffer& buffer) -> const float* {
+      if (!tensor) return nullptr;
+      if (tensor.type.data_type == DataType::kFloat32 && n == kChunkEntries) {
+        return static_cast<const float*>(tensor.data) + first;
+      }
+      Widen(tensor, first, n, buffer);
+      return buffer.values;
+    };
+    const auto wanted = [](bool is, FloatBuffer& buffer) { return is ? buffer.values : nullptr; };
+    if (pos_weights_ != nullptr) pos_weights_->Read(first, n, floats_.pos_weights.values);
+    const FloatChunk chunk{.n = n,
+                           .logits = floats(inputs_.logits, floats_.logits),
+                           .targets = floats(inputs_.targets, floats_.targets),
+                           .pos_weights = wanted(pos_weights_ != nullptr, floats_.pos_weights),
+                           .sample_weights = floats(inputs_.sample_weights, floats_.sample_weights),
+                           .upstream = has_upstream() ? floats(inputs_.upstream_gradient, floats_.upstream) : nullptr,
+                           .unit_scale = static_cast<float>(block_.plan.unit_scale),
+                           .gradient_scale = static_cast<float>(block_.weights.gradient_scale),
+                           .losses = floats_.losses.values,
+                           .logits_gradient = wanted(bool{results_.logits_gradient}, floats_.logits_gradient),
+                           .targets_gradient = wanted(bool{results_.targets_gradient}, floats_.targets_gradient),
+                           .extraordinary = extraordinary};
+    const FloatChunkOutcome outcome = evaluate_(chunk);
+    block_.summary.loss_sum += outcome.loss_sum;
+    if (!outcome.all_ordinary) TakeFromDoubles(first, n, extraordinary);
+  }
+
+  void TakeFromDoubles(int64_t first, int64_t n, const uint8_t* which) {
+    if (std::all_of(which, which + kChunkEntries / 8, [](uint8_t bits) { return bits == 0; })) return;
+    EvaluateDoubles(first, n);
+    for (int64_t i = 0; i < n; ++i) {
+      if ((which[i / 8] >> (i % 8) & 1) == 0) continue;
+      const double loss = doubles_.losses.values[i];
+      block_.summary.loss_sum += loss;
+      block_.summary.nonfinite_count += std::fabs(loss) < block_.FiniteBelow() ? 0 : 1;
+      floats_.losses.values[i] = static_cast<float>(loss);
+      floats_.logits_gradient.values[i] = static_cast<float>(doubles_.logits_gradient.values[i]);
+      floats_.targets_gradient.values[i] = static_cast<float>(doubles_.targets_gradient.values[i]);
+    }
+  }
+
+  ChunkSums EvaluateDoubles(int64_t first, int64_t n) {
+    const auto widen = [&](const TensorView& tensor, ChunkBuffer& buffer) -> const ChunkBuffer* {
+      if (!tensor) return nullptr;
+      Widen(tensor, first, n, buffer);
+      return &buffer;
+    };
+    if (pos_weights_ != nullptr) pos_weights_->Read(first, n, doubles_.pos_weights.values);
+    return evaluate_(
+        EntryChunk{.n = n,
+                   .logits = widen(inputs_.logits, doubles_.logits),
+                   .targets = widen(inputs_.targets, doubles_.targets),
+                   .pos_weights = pos_weights_ != nullptr ? &doubles_.pos_weights : nullptr,
+                   .sample_weights = widen(inputs_.sample_weights, doubles_.sample_weights),
+                   .upstream = has_upstream() ? widen(inputs_.upstream_gradient, doubles_.upstream) : nullptr,
+                   .unit_scale = block_.plan.unit_scale,
+                   .gradient_scale = block_.weights.gradient_scale,
+                   .finite_below = block_.FiniteBelow(),
+                   .losses = &doubles_.losses,
+                   .logits_gradient = results_.logits_gradient ? &doubles_.logits_gradient : nullptr,
+                   .targets_gradient = results_.targets_gradient ? &doubles_.targets_gradient : nullptr});
+  }
+
+  template <class Buffer>
+  void Write(const Buffers<Buffer>& buffers, int64_t first, int64_t n, bool stream) {
+    if (results_.element_loss) Narrow(buffers.losses, n, false, results_.element_loss, first);
+    if (block_.plan.spec.reduction == Reduction::kNone) Narrow(buffers.losses, n, false, results_.loss, first);
+    if (results_.targets_gradient) Narrow(buffers.targets_gradient, n, stream, results_.targets_gradient, first);
+    if (results_.logits_gradient) Narrow(buffers.logits_gradient, n, stream, results_.logits_gradient, first);
+  }
+
+  Block& block_;
+  const Inputs& inputs_;
+  const Results& results_;
+  const BroadcastWeights* const pos_weights_;
+  const Evaluate evaluate_;
+  Buffers<FloatBuffer> floats_;
+  Buffers<ChunkBuffer> doubles_;
+};
 
 // ---- negative log-likelihood ----
 
@@ -239,16 +322,19 @@ class LikelihoodRows {
 void EvaluateNegativeLogLikelihood(Block& block) { LikelihoodRows(block).Run(); }
 
 void EvaluateKlDivergence(Block& block) {
-  const bool log_target = std::get<KlDivergence>(block.plan.spec.loss).log_target;
-  EvaluateEntries(block, nullptr, log_target ? EvaluateKlOfLogTargets : EvaluateKl);
+  if (std::get<KlDivergence>(block.plan.spec.loss).log_target) {
+    Entries(block, nullptr, [](const auto& chunk) { return EvaluateKlOfLogTargets(chunk); }).Run();
+  } else {
+    Entries(block, nullptr, [](const auto& chunk) { return EvaluateKl(chunk); }).Run();
+  }
 }
 
 void EvaluateBinaryCrossEntropy(Block& block) {
   const double smoothing = std::get<BinaryCrossEntropy>(block.plan.spec.loss).label_smoothing;
-  const auto evaluate = [&](const EntryChunk& chunk) { return EvaluateBinaryCrossEntropy(chunk, smoothing); };
-  if (!block.inputs.class_weights) return EvaluateEntries(block, nullptr, evaluate);
+  const auto evaluate = [&](const auto& chunk) { return EvaluateBinaryCrossEntropy(chunk, smoothing); };
+  if (!block.inputs.class_weights) return Entries(block, nullptr, evaluate).Run();
   const BroadcastWeights weights(block.inputs.class_weights, block.inputs.logits.type.shape);
-  EvaluateEntries(block, &weights, evaluate);
+  Entries(block, &weights, evaluate).Run();
 }
 
 }  // namespace lossd

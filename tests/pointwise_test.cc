@@ -270,9 +270,11 @@ testing::Batch EntryBatch(const Loss& loss, DataType type, const Shape& shape) {
 
 // exp(t) is a normal double: where it is not, the reference knows more of it.
 TEST(PointwiseTest, EveryPairOfHardNumbers) {
-  const std::vector<double> targets = {0, -0.0, 1e-310, -1e-310, 1e-38, 1, -1, 0.5, 20, -20, 690, -690, -700, kNan};
+  const std::vector<double> targets = {0,  -0.0, 1e-310, -1e-310, 1e-38, 1,   -1,  0.5,  20,   -20,
+                                       64, -64,  64.5,   0x1p-60, 1e-19, 690, 1.5, -690, -700, kNan};
   std::vector<double> logits = targets;
-  logits.insert(logits.end(), {700, 705, -740, 745, -705, 1000, 1e30, 1e300, -1e300, kInf, -kInf});
+  logits.insert(logits.end(),
+                {80, -80, 100, 1e12, -1e13, 700, 705, -740, 745, -705, 1000, 1e30, 1e300, -1e300, kInf, -kInf});
   const auto rows = static_cast<int64_t>(targets.size()), columns = static_cast<int64_t>(logits.size());
   for (const Loss& loss : kEntryLosses) {
     for (DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16}) {
@@ -284,6 +286,14 @@ TEST(PointwiseTest, EveryPairOfHardNumbers) {
       EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(loss) << ' ' << Name(type);
       batch.upstream_gradient = testing::OwnedTensor({DataType::kFloat32, {rows, columns}});  // zeros
       EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(loss) << ' ' << Name(type);
+      if (type == DataType::kFloat64) continue;
+      const double factors[] = {1, 0, 1e-7, -1e-5, 3, 1e6, -2e6, 1e12, 1e-13, 1e20};
+      batch.sample_weights = batch.upstream_gradient;
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        batch.sample_weights.set(i, factors[i % 10]);
+        batch.upstream_gradient.set(i, factors[(i / 10) % 10]);
+      }
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(loss) << ' ' << Name(type) << ", weighed";
     }
   }
 }
@@ -292,7 +302,7 @@ TEST(PointwiseTest, EveryPairOfHardNumbers) {
 TEST(PointwiseTest, EntriesHaveTheSameBitsBesideAnyOthers) {
   constexpr int64_t kSize = 3 * kChunkEntries + 13;
   for (const Loss& loss : kEntryLosses) {
-    for (DataType type : {DataType::kFloat64, DataType::kFloat16}) {
+    for (DataType type : {DataType::kFloat64, DataType::kFloat32, DataType::kFloat16}) {
       const testing::Batch batch = EntryBatch(loss, type, {kSize});
       testing::Batch moved = EntryBatch(loss, type, {kSize});
       for (int64_t i = 0; i < kSize; ++i) {
@@ -310,6 +320,161 @@ TEST(PointwiseTest, EntriesHaveTheSameBitsBesideAnyOthers) {
           ASSERT_EQ(b.results.targets_gradient.at(i), a.results.targets_gradient.at(from)) << target << ' ' << i;
         }
       });
+    }
+  }
+}
+
+// What only the plain KL divergence can be asked: exp() of such targets would overflow.
+TEST(PointwiseTest, LargeTargets) {
+  testing::Batch batch = EntryBatch(KlDivergence{}, DataType::kFloat32, {4, 6});
+  const double targets[] = {1e6, 0x1p40, 0x1.000002p40, 1e20},
+               logits[] = {0, 1e12, 0x1p40, -0x1.000002p40, 1e18, -1e30};
+  for (int64_t i = 0; i < 24; ++i) {
+    batch.targets.set(i, targets[i / 6]);
+    batch.logits.set(i, logits[i % 6]);
+  }
+  EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "");
+}
+
+// Kernels of floats are taken, all of a chunk at once.
+TEST(PointwiseTest, OrdinaryEntriesAreLeftToFloats) {
+  std::mt19937_64 random(8);
+  std::normal_distribution<float> normal(0, 5);
+  std::uniform_real_distribution<float> uniform(0, 1);
+  FloatBuffer x, log_t, t, w, s, losses, gradient;
+  for (int64_t i = 0; i < kChunkEntries; ++i) {
+    x.values[i] = normal(random);
+    t.values[i] = i % 7 == 0 ? 0 : uniform(random);
+    log_t.values[i] = -std::fabs(normal(random));
+    w.values[i] = i % 5 == 0 ? 0 : 3;
+    s.values[i] = i % 3 == 0 ? 0 : -2;
+  }
+  uint8_t extraordinary[kChunkEntries / 8];
+  FloatChunk chunk{.n = kChunkEntries,
+                   .logits = x.values,
+                   .targets = t.values,
+                   .sample_weights = s.values,
+                   .upstream = x.values,
+                   .losses = losses.values,
+                   .logits_gradient = gradient.values,
+                   .extraordinary = extraordinary};
+  testing::ForEachSimdTarget([&](const char* target) {
+    if (!HasFloatEntries()) return;
+    chunk.targets = t.values;
+    EXPECT_TRUE(EvaluateKl(chunk).all_ordinary) << target;
+    chunk.targets = log_t.values;
+    EXPECT_TRUE(EvaluateKlOfLogTargets(chunk).all_ordinary) << target;
+    chunk.targets = t.values;
+    EXPECT_TRUE(EvaluateBinaryCrossEntropy(chunk, 0.1).all_ordinary) << target;
+    chunk.pos_weights = w.values;
+    EXPECT_TRUE(EvaluateBinaryCrossEntropy(chunk, 0).all_ordinary) << target;
+    chunk.pos_weights = nullptr;
+    chunk.n = kChunkEntries - 1;
+    EXPECT_FALSE(EvaluateKl(chunk).all_ordinary) << target;
+    EXPECT_TRUE(std::all_of(extraordinary, std::end(extraordinary), [](uint8_t bits) { return bits == 0; })) << target;
+    chunk.n = kChunkEntries;
+  });
+}
+
+// |got - want| in units of float's last place at `want`, less what `magnitude` excuses.
+double FloatUlps(double got, long double want, long double magnitude, int excused_bits) {
+  const long double off = std::fabs(got - want) - std::ldexp(magnitude, -excused_bits);
+  const int exponent = std::max(std::ilogb(static_cast<double>(want)), -126);
+  return static_cast<double>(off / std::ldexp(1.0L, exponent - 23));
+}
+
+void ExpectWithinFourUlps(const testing::Batch& batch, int bits, int bits_of_avx2, const std::string& what) {
+  const Reference truth = testing::Truth(batch);
+  testing::ForEachSimdTarget([&](const char* target) {
+    const int excused_bits = std::string(target) == "AVX2" ? bits_of_avx2 : bits;
+    const testing::Outcome got = testing::Evaluate(batch).value();
+    for (int64_t i = 0; i < batch.logits.size(); ++i) {
+      const auto at = static_cast<size_t>(i);
+      const auto expect = [&](const char* name, double value, const ReferenceTensor& want) {
+        ASSERT_LE(FloatUlps(value, want.value[at], want.magnitude[at], excused_bits), 4)
+            << target << ' ' << what << ' ' << name << " of " << batch.logits.at(i) << ", " << batch.targets.at(i)
+            << ": " << value << ", " << static_cast<double>(want.value[at]);
+      };
+      expect("loss", got.results.loss.at(i), truth.results.element_loss);
+      expect("logits' gradient", got.results.logits_gradient.at(i), truth.results.logits_gradient);
+      expect("targets' gradient", got.results.targets_gradient.at(i), truth.results.targets_gradient);
+    }
+  });
+}
+
+// Digits that floats lose where a target is next to its prediction, and PyTorch's are lost, are here.
+TEST(PointwiseTest, LossesNextToTheirMinimumKeepDigits) {
+  constexpr int64_t kSize = 20000;
+  std::mt19937_64 random(9);
+  std::uniform_real_distribution<float> uniform(0, 1);
+  std::normal_distribution<float> normal(0, 3);
+  testing::Batch kl = EntryBatch(KlDivergence{}, DataType::kFloat32, {kSize});
+  testing::Batch bce = EntryBatch(BinaryCrossEntropy{}, DataType::kFloat32, {kSize});
+  for (int64_t i = 0; i < kSize; ++i) {
+    const float p = std::ldexp(0.5F + uniform(random) / 2, -static_cast<int>(i % 40)), x = normal(random);
+    const float nearly = i % 4 == 0 ? 1 : 1 + std::ldexp(uniform(random) - 0.5F, -static_cast<int>(i % 23));
+    kl.targets.set(i, p);
+    kl.logits.set(i, std::log(p) * nearly);
+    bce.logits.set(i, x);
+    bce.targets.set(i, std::min(1.0F, nearly / (1 + std::exp(-x))));
+  }
+  // 8 eps of the terms, the bound of everything in float, would be 20 bits. AVX2 has smaller tables.
+  ExpectWithinFourUlps(kl, 32, 27, "KL divergence");
+  ExpectWithinFourUlps(bce, 28, 27, "binary cross-entropy");
+}
+
+// What is left to doubles is part of the sum too, and the sum does not depend on how entries were cut.
+TEST(PointwiseTest, PiecesAddUpToTheWhole) {
+  constexpr int64_t kSize = 5000;
+  for (const Loss& loss : kEntryLosses) {
+    testing::Batch batch = EntryBatch(loss, DataType::kFloat32, {kSize});
+    batch.spec.reduction = Reduction::kSum;
+    batch.spec.outputs = {Output::kElementLoss};
+    for (int64_t i = 10; i < kSize; i += 301) batch.logits.set(i, i % 2 == 0 ? 500 : -200);
+    testing::ForEachSimdTarget([&](const char* target) {
+      const testing::Outcome whole = testing::Evaluate(batch).value();
+      double elements = 0, pieces = 0;
+      for (int64_t i = 0; i < kSize; ++i) elements += whole.results.element_loss.at(i);
+      for (int64_t first = 0, n = 1; first < kSize; first += n, n = std::min(n * 2 + 1, kSize - first)) {
+        testing::Batch piece = EntryBatch(loss, DataType::kFloat32, {n});
+        piece.spec.reduction = Reduction::kSum;
+        piece.spec.outputs = {};
+        for (int64_t i = 0; i < n; ++i) {
+          piece.logits.set(i, batch.logits.at(first + i));
+          piece.targets.set(i, batch.targets.at(first + i));
+        }
+        pieces += testing::Evaluate(piece)->summary.loss_sum;
+      }
+      EXPECT_NEAR(whole.summary.loss_sum, pieces, 1e-12 * std::fabs(pieces)) << target << ' ' << Name(loss);
+      EXPECT_NEAR(whole.summary.loss_sum, elements, 1e-7 * std::fabs(elements)) << target << ' ' << Name(loss);
+    });
+  }
+}
+
+// Of an entry of sample weight 0 nothing is left, not even a sign.
+TEST(PointwiseTest, WeightlessEntriesAreZero) {
+  for (const Loss& loss : kEntryLosses) {
+    testing::Batch batch = EntryBatch(loss, DataType::kFloat32, {300});
+    for (int64_t i = 7; i < 300; i += 30) batch.logits.set(i, i % 4 == 1 ? kNan : kInf);
+    batch.sample_weights = testing::OwnedTensor({DataType::kFloat32, {300}});
+    testing::ForEachSimdTarget([&](const char* target) {
+      const testing::Outcome got = testing::Evaluate(batch).value();
+      const std::string zeros(300 * sizeof(float), '\0');
+      EXPECT_EQ(got.results.loss.Bits(), zeros) << target << ' ' << Name(loss);
+      EXPECT_EQ(got.results.logits_gradient.Bits(), zeros) << target << ' ' << Name(loss);
+      EXPECT_EQ(got.results.targets_gradient.Bits(), zeros) << target << ' ' << Name(loss);
+    });
+  }
+}
+
+// Where floats would do for the entries, but not for what they are multiplied by.
+TEST(PointwiseTest, ExtremeUpstreamGradientsOfEntries) {
+  for (const Loss& loss : kEntryLosses) {
+    for (double upstream : {0.0, 65536.0, 0x1p60, 0x1.8p60, -1e20, 1e39, 1e-18, 1e-30, 1e-44}) {
+      testing::Batch batch = EntryBatch(loss, DataType::kFloat32, {600});
+      batch.spec.reduction = Reduction::kSum;
+      batch.upstream_gradient = testing::OwnedTensor::Doubles({}, {upstream});
+      EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(loss) << ' ' << upstream;
     }
   }
 }

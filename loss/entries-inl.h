@@ -1,0 +1,249 @@
+// Losses of entries in float: the short way of pointwise-inl.h's, for the entries that need no exceptions.
+
+// Per-target include guard, as Highway's own -inl headers have.
+#if defined(LOSSD_LOSS_ENTRIES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LOSSD_LOSS_ENTRIES_INL_H_
+#undef LOSSD_LOSS_ENTRIES_INL_H_
+#else
+#define LOSSD_LOSS_ENTRIES_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "loss/element.h"
+#include "loss/exp-inl.h"
+#include "loss/lanes-inl.h"
+#include "loss/log-inl.h"
+#include "loss/pointwise.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lossd {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+#if LOSSD_HAS_TABLES
+
+using DF = hn::ScalableTag<float>;
+using VF = hn::Vec<DF>;
+using DU = hn::RebindToUnsigned<DF>;
+using VU = hn::Vec<DU>;
+
+// How far from ordinary an entry is: it is ordinary, and nothing below overflows or loses digits, where each of these
+// is at most a limit of the function's. Bits of floats, so that one comparison tells signs and NaN too.
+struct Oddness {
+  VU logit, target;
+};
+
+struct FloatResults {
+  VF loss, logit, target;  // the loss, and its derivatives by logit and target
+};
+
+constexpr uint32_t BitsOf(float x) { return std::bit_cast<uint32_t>(x); }
+HWY_INLINE VU BitsOf(DF, VF v) { return hn::BitCast(DU(), v); }
+HWY_INLINE VU MagnitudeBits(DF d, VF v) { return BitsOf(d, hn::Abs(v)); }
+
+HWY_INLINE hn::Mask<DU> AtMost(VU bits, uint32_t limit) {
+  const VU limits = hn::Set(DU(), limit);
+  return hn::Eq(hn::Max(bits, limits), limits);
+}
+
+// At most BitsOf(most) - BitsOf(least) where v is 0, or from least to most.
+HWY_INLINE VU BitsAbove(DF d, VF v, float least) {
+  const auto none = hn::RebindMask(DU(), hn::Eq(v, hn::Zero(d)));
+  return hn::IfThenZeroElse(none, hn::Sub(BitsOf(d, v), hn::Set(DU(), BitsOf(least))));
+}
+
+// Factors that are 0, or of moderate size.
+inline constexpr float kLeastFactor = 0x1p-20f, kMostFactor = 0x1p20f;
+inline constexpr uint32_t kFactorLimit = BitsOf(kMostFactor) - BitsOf(kLeastFactor);
+
+// t (ln t - x), 0 at t = 0.
+template <bool kTargetSlope>
+struct FloatKl {
+  static constexpr float kLeastTarget = 0x1p-60f, kMost = 0x1p40f;
+  static constexpr uint32_t kLogitLimit = BitsOf(kMost), kTargetLimit = BitsOf(kMost) - BitsOf(kLeastTarget);
+  static constexpr bool kWeights = false;
+
+  HWY_INLINE Oddness OddnessOf(DF d, VF x, VF t) const {
+    // The slope of a target at 0 is infinite.
+    const VU above = hn::Sub(BitsOf(d, t), hn::Set(DU(), BitsOf(kLeastTarget)));
+    return {MagnitudeBits(d, x), kTargetSlope ? above : BitsAbove(d, t, kLeastTarget)};
+  }
+  HWY_INLINE FloatResults operator()(DF d, VF x, VF t, VF) const {
+    const FloatLog<VF> log = LogOfFloat(d, t);
+    const VF most = hn::Sub(log.high, x), gap = hn::Add(hn::Add(most, log.f), log.tail);
+    const VF loss = hn::IfThenZeroElse(hn::Eq(t, hn::Zero(d)), hn::Mul(t, gap));
+    const VF target = hn::Add(hn::Add(hn::Add(most, hn::Set(d, 1.0f)), log.f), log.tail);
+    return {loss, hn::Neg(t), target};
+  }
+};
+
+// exp(t) (t - x).
+struct FloatLogTargetKl {
+  static constexpr uint32_t kLogitLimit = BitsOf(0x1p20f), kTargetLimit = BitsOf(64.0f);
+  static constexpr bool kWeights = false;
+
+  HWY_INLINE Oddness OddnessOf(DF d, VF x, VF t) const { return {MagnitudeBits(d, x), MagnitudeBits(d, t)}; }
+  HWY_INLINE FloatResults operator()(DF d, VF x, VF t, VF) const {
+    const VF p = ExpInTwoParts(d, t).high, gap = hn::Sub(t, x);
+    return {hn::Mul(p, gap), hn::Neg(p), hn::Mul(p, hn::Add(gap, hn::Set(d, 1.0f)))};
+  }
+};
+
+// With e = exp(-|x|), s = e / (1 + e), the sigmoid of -|x|; a the mass of the class that |x| speaks against (1 - t', or
+// w t' where x is negative) and m the sum of both masses: the loss is a |x| + m ln(1 + e), of which no term is a
+// difference, and its slope is m s - a against the sign of x. s is known to more than a float: near its minimum the
+// slope is the difference of nearly equal numbers.
+template <bool kHasWeights, bool kSmooth>
+struct FloatBinaryCrossEntropy {
+  static constexpr uint32_t kLogitLimit = BitsOf(64.0f), kTargetLimit = BitsOf(1.0f);
+  static constexpr bool kWeights = kHasWeights;
+
+  float keep, half;  // of a target that is smoothed: t keep + half
+
+  HWY_INLINE Oddness OddnessOf(DF d, VF x, VF t) const { return {MagnitudeBits(d, x), BitsOf(d, t)}; }
+  HWY_INLINE FloatResults operator()(DF d, VF x, VF t, VF w) const {
+    const VF zero = hn::Zero(d), one = hn::Set(d, 1.0f), magnitude = hn::Abs(x);
+    VF yes = t, no = hn::Sub(one, t), mass = one;  // without weights, the masses of both add up to 1
+    VF lost = hn::IfNegativeThenElse(x, zero, hn::Sub(hn::Sub(one, no), t));  // of 1 - t
+    if constexpr (kSmooth) {
+      const VF keeps = hn::Set(d, keep), halves = hn::Set(d, half);
+      yes = hn::MulAdd(yes, keeps, halves);
+      no = hn::MulAdd(no, keeps, halves);
+      lost = hn::Mul(lost, keeps);
+    }
+    if constexpr (kWeights) {
+      yes = hn::Mul(yes, w);
+      mass = hn::Add(yes, no);
+    }
+    const TwoParts<VF> e = ExpInTwoParts(d, hn::Neg(magnitude));
+    const VF reciprocal = hn::Div(one, hn::Add(e.high, one));
+    const VF s = hn::Mul(e.high, reciprocal);
+    // What s lacks, times 1 + e: e - s (1 + e), whose first difference is exact.
+    const VF lacking = hn::Add(hn::NegMulAdd(s, e.high, hn::Sub(e.high, s)), hn::NegMulAdd(s, e.low, e.low));
+    const VF log1p = Log1pToOne(d, e.high);
+    const VF against = hn::IfNegativeThenElse(x, yes, no);
+    VF loss, slope;
+    if constexpr (kWeights) {
+      loss = hn::MulAdd(against, magnitude, hn::Mul(mass, log1p));
+      slope = hn::Add(hn::MulSub(mass, s, against), hn::MulSub(hn::Mul(mass, lacking), reciprocal, lost));
+    } else {
+      loss = hn::MulAdd(against, magnitude, log1p);
+      slope = hn::Add(hn::Sub(s, against), hn::MulSub(lacking, reciprocal, lost));
+    }
+    const VF logit = hn::Xor(slope, hn::AndNot(x, hn::SignBit(d)));
+    // w softplus(-x) - softplus(x)
+    VF target = hn::Neg(x);
+    if constexpr (kWeights) {
+      target = hn::MulAdd(hn::Sub(w, one), log1p, hn::IfNegativeThenElse(x, hn::Mul(w, magnitude), target));
+    }
+    return {loss, logit, kSmooth ? hn::Mul(target, hn::Set(d, keep)) : target};
+  }
+};
+
+// Whole vectors of floats added up in double, so that it does not matter how a batch was cut.
+HWY_INLINE double SumOf(const float* values, size_t n) {
+  const hn::Repartition<double, DF> d;
+  const hn::Rebind<float, decltype(d)> df;
+  auto even = hn::Zero(d), odd = hn::Zero(d);
+  for (size_t i = 0; i < n; i += 2 * hn::Lanes(d)) {
+    even = hn::Add(even, hn::PromoteTo(d, hn::Load(df, values + i)));
+    odd = hn::Add(odd, hn::PromoteTo(d, hn::Load(df, values + i + hn::Lanes(d))));
+  }
+  return hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
+}
+
+// kPlain: a whole chunk, taken for ordinary; returns whether it was. Otherwise each entry is looked at.
+template <bool kPlain, bool kFactors, bool kSlopes, class Function>
+HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& function) {
+  // Asked for ahead: a chunk is over before a processor has seen how memory is read.
+  constexpr size_t kFetchAhead = 512;
+  const DF d;
+  const DU du;
+  const VF unit = hn::Set(d, chunk.unit_scale), scale = hn::Set(d, chunk.gradient_scale), one = hn::Set(d, 1.0f);
+  VU odd_logit = hn::Zero(du), odd_target = hn::Zero(du), odd_factor = hn::Zero(du);
+  const size_t n = kPlain ? kChunkEntries : static_cast<size_t>(chunk.n);
+  for (size_t i = 0; i < n; i += hn::Lanes(d)) {
+    const auto load = [i](const float* from) HWY_ATTR { return hn::LoadU(DF(), from + i); };
+    const auto store = [i](VF value, float* to) HWY_ATTR { hn::Store(value, DF(), to + i); };
+    if constexpr (kPlain) {
+      FetchToL1(chunk.logits + i + kFetchAhead);
+      FetchToL1(chunk.targets + i + kFetchAhead);
+    }
+    const VF x = load(chunk.logits), t = load(chunk.targets);
+    VF w = one, s = one, g = one;
+    if constexpr (Function::kWeights) w = load(chunk.pos_weights);
+    if constexpr (kFactors) {
+      if (chunk.sample_weights != nullptr) s = load(chunk.sample_weights);
+      if (chunk.upstream != nullptr) g = load(chunk.upstream);
+    }
+    const Oddness oddness = function.OddnessOf(d, x, t);
+    VU factor_oddness = hn::Zero(du);
+    if constexpr (Function::kWeights) factor_oddness = BitsAbove(d, w, kLeastFactor);
+    if constexpr (kFactors) {
+      for (const VF v : {s, g}) factor_oddness = hn::Max(BitsAbove(d, hn::Abs(v), kLeastFactor), factor_oddness);
+    }
+    if constexpr (kPlain) {
+      odd_logit = hn::Max(oddness.logit, odd_logit);
+      odd_target = hn::Max(oddness.target, odd_target);
+      odd_factor = hn::Max(factor_oddness, odd_factor);
+    }
+    const FloatResults results = function(d, x, t, w);
+    VF loss_factor = unit, gradient_factor = scale;
+    if constexpr (kFactors) {
+      loss_factor = hn::Mul(s, unit);
+      gradient_factor = chunk.upstream != nullptr ? hn::Mul(loss_factor, g) : hn::Mul(s, scale);
+    }
+    const auto finish = [&](VF value)
+                            HWY_ATTR { return kFactors ? hn::IfThenZeroElse(hn::Eq(s, hn::Zero(d)), value) : value; };
+    VF loss = finish(hn::Mul(loss_factor, results.loss));
+    if constexpr (!kPlain) {
+      const auto ordinary =
+          hn::And(AtMost(oddness.logit, Function::kLogitLimit),
+                  hn::And(AtMost(oddness.target, Function::kTargetLimit), AtMost(factor_oddness, kFactorLimit)));
+      const auto live = hn::FirstN(du, n - i);
+      hn::StoreMaskBits(du, hn::AndNot(ordinary, live), chunk.extraordinary + i / 8);
+      loss = hn::IfThenElseZero(hn::RebindMask(d, hn::And(ordinary, live)), loss);
+    }
+    store(loss, chunk.losses);
+    if constexpr (!kSlopes) continue;
+    if (chunk.logits_gradient != nullptr) {
+      store(finish(hn::Mul(gradient_factor, results.logit)), chunk.logits_gradient);
+    }
+    if (chunk.targets_gradient != nullptr) {
+      store(finish(hn::Mul(gradient_factor, results.target)), chunk.targets_gradient);
+    }
+  }
+  return hn::AllTrue(du,
+                     hn::And(AtMost(odd_logit, Function::kLogitLimit),
+                             hn::And(AtMost(odd_target, Function::kTargetLimit), AtMost(odd_factor, kFactorLimit))));
+}
+
+template <class Function>
+HWY_INLINE FloatChunkOutcome EvaluateFloatChunk(const FloatChunk& chunk, const Function& function) {
+  const bool factors = chunk.sample_weights != nullptr || chunk.upstream != nullptr;
+  const bool slopes = chunk.logits_gradient != nullptr || chunk.targets_gradient != nullptr;
+  const auto evaluate = [&](auto plain) HWY_ATTR {
+    return WithBool(factors, [&](auto has_factors) HWY_ATTR {
+      return WithBool(slopes, [&](auto has_slopes) HWY_ATTR {
+        return EvaluateFloatChunkAs<plain, has_factors, has_slopes>(chunk, function);
+      });
+    });
+  };
+  const bool ordinary = chunk.n == kChunkEntries && evaluate(std::true_type());
+  if (!ordinary) evaluate(std::false_type());
+  return {SumOf(chunk.losses, static_cast<size_t>(chunk.n)), ordinary};
+}
+
+#endif  // LOSSD_HAS_TABLES
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lossd
+HWY_AFTER_NAMESPACE();
+
+#endif  // LOSSD_LOSS_ENTRIES_INL_H_
