@@ -85,7 +85,7 @@ struct FloatKl {
 
 // exp(t) (t - x).
 struct FloatLogTargetKl {
-  static constexpr uint32_t kLogitLimit = BitsOf(0x1p20f), kTargetLimit = BitsOf(64.0f);
+  static constexpr uint32_t kLogitLimit = BitsOf(0x1p14f), kTargetLimit = BitsOf(64.0f);
   static constexpr bool kWeights = false;
 
   HWY_INLINE Oddness OddnessOf(DF d, VF x, VF t) const { return {MagnitudeBits(d, x), MagnitudeBits(d, t)}; }
@@ -137,11 +137,8 @@ struct FloatBinaryCrossEntropy {
       slope = hn::Add(hn::Sub(s, against), hn::MulSub(lacking, reciprocal, lost));
     }
     const VF logit = hn::Xor(slope, hn::AndNot(x, hn::SignBit(d)));
-    // w softplus(-x) - softplus(x)
-    VF target = hn::Neg(x);
-    if constexpr (kWeights) {
-      target = hn::MulAdd(hn::Sub(w, one), log1p, hn::IfNegativeThenElse(x, hn::Mul(w, magnitude), target));
-    }
+    // softplus(-x) - softplus(x), without weights.
+    const VF target = hn::Neg(x);
     return {loss, logit, kSmooth ? hn::Mul(target, hn::Set(d, keep)) : target};
   }
 };

@@ -73,7 +73,7 @@ struct FloatChunk {
   float gradient_scale = 1;  // 0, or of a magnitude from 2^-60 to 2^60
   float* losses = nullptr;
   float* logits_gradient = nullptr;
-  float* targets_gradient = nullptr;
+  float* targets_gradient = nullptr;  // not with pos_weights: a difference, of which floats would lose digits
   // A bit for each entry that is left to the doubles: infinite, NaN, or so large or small that floats would lose digits
   // or need exceptions. Which ones depends on the entry, and on what is asked for, only. Their losses are 0, and their
   // gradients mean nothing.

@@ -105,6 +105,7 @@ class Entries {
   // The same for every block of a call, and for every part of a batch.
   bool FloatsAreEnough() const {
     if (!HasFloatEntries() || block_.plan.compute_type != DataType::kFloat32) return false;
+    if (pos_weights_ != nullptr && results_.targets_gradient) return false;
     for (const TensorView* tensor : {&inputs_.targets, &inputs_.class_weights, &inputs_.sample_weights}) {
       if (*tensor && tensor->type.data_type == DataType::kFloat64) return false;
     }

@@ -177,7 +177,7 @@ TEST_P(OtherLossesFamily, BinaryCrossEntropy) {
         weights.push_back(i % 4 == 2 ? 1 : shape[axis]);
       }
       if (i % 4 != 3) batch.class_weights = testing::RandomFloats({DataType::kFloat32, weights}, random, 1, 0.5, true);
-      batch.spec.outputs = {Output::kTargetsGradient};
+      if (i % 5 != 2) batch.spec.outputs = {Output::kTargetsGradient};
       FinishSpec(i, shape, random, batch);
       ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "") << ToString(shape) << ' ' << i;
     }

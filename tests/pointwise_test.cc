@@ -334,6 +334,15 @@ TEST(PointwiseTest, LargeTargets) {
     batch.logits.set(i, logits[i % 6]);
   }
   EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "");
+  batch.spec.loss = KlDivergence{.log_target = true};
+  batch.sample_weights = testing::OwnedTensor({DataType::kFloat32, {4, 6}});
+  const double log_targets[] = {1, 63, -63, 64}, other_logits[] = {0, 1000, -16000, 17000, 1e6, -1e6};
+  for (int64_t i = 0; i < 24; ++i) {
+    batch.targets.set(i, log_targets[i / 6]);
+    batch.logits.set(i, other_logits[i % 6]);
+    batch.sample_weights.set(i, 1e6);
+  }
+  EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "");
 }
 
 // Kernels of floats are taken, all of a chunk at once.
@@ -488,6 +497,8 @@ TEST(PointwiseTest, PosWeightsOfEveryShape) {
     std::mt19937_64 random(4);
     testing::Batch batch = EntryBatch(BinaryCrossEntropy{0.1}, DataType::kFloat32, {2, 3, 70, 5});
     batch.class_weights = testing::RandomFloats({DataType::kFloat16, shape}, random, 1, 0.5, true);
+    EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << ToString(shape);
+    batch.spec.outputs = {Output::kLogitsGradient};
     EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << ToString(shape);
   }
 }
