@@ -58,9 +58,8 @@ HWY_INLINE VU BitsAbove(DF d, VF v, float least) {
   return hn::IfThenZeroElse(none, hn::Sub(BitsOf(d, v), hn::Set(DU(), BitsOf(least))));
 }
 
-// Factors that are 0, or of moderate size.
-inline constexpr float kLeastFactor = 0x1p-20f, kMostFactor = 0x1p20f;
-inline constexpr uint32_t kFactorLimit = BitsOf(kMostFactor) - BitsOf(kLeastFactor);
+inline constexpr uint32_t kWeightLimit = BitsOf(kMostWeight) - BitsOf(kLeastWeight);
+inline constexpr uint32_t kUpstreamLimit = BitsOf(kMostUpstream) - BitsOf(kLeastUpstream);
 
 // t (ln t - x), 0 at t = 0.
 template <bool kTargetSlope>
@@ -75,10 +74,12 @@ struct FloatKl {
     return {MagnitudeBits(d, x), kTargetSlope ? above : BitsAbove(d, t, kLeastTarget)};
   }
   HWY_INLINE FloatResults operator()(DF d, VF x, VF t, VF) const {
+    // In this order: if x is next to ln t, the first difference is exact, or what it lost is.
     const FloatLog<VF> log = LogOfFloat(d, t);
-    const VF most = hn::Sub(log.high, x), gap = hn::Add(hn::Add(most, log.f), log.tail);
+    const VF most = hn::Sub(log.high, x), rest = hn::Add(hn::Sub(hn::Sub(log.high, most), x), log.tail);
+    const VF gap = hn::Add(hn::Add(most, log.f), rest);
     const VF loss = hn::IfThenZeroElse(hn::Eq(t, hn::Zero(d)), hn::Mul(t, gap));
-    const VF target = hn::Add(hn::Add(hn::Add(most, hn::Set(d, 1.0f)), log.f), log.tail);
+    const VF target = hn::Add(hn::Add(hn::Add(most, hn::Set(d, 1.0f)), log.f), rest);
     return {loss, hn::Neg(t), target};
   }
 };
@@ -96,9 +97,9 @@ struct FloatLogTargetKl {
 };
 
 // With e = exp(-|x|), s = e / (1 + e), the sigmoid of -|x|; a the mass of the class that |x| speaks against (1 - t', or
-// w t' where x is negative) and m the sum of both masses: the loss is a |x| + m ln(1 + e), of which no term is a
-// difference, and its slope is m s - a against the sign of x. s is known to more than a float: near its minimum the
-// slope is the difference of nearly equal numbers.
+// w t' where x is negative) and m the sum of both masses, 1 without weights: the loss is a |x| + m ln(1 + e), of which
+// no term is a difference, and its slope is m s - a against the sign of x. Where a is the target itself, s and 1 - t
+// are known to more than a float: near its minimum the slope is the difference of nearly equal numbers.
 template <bool kHasWeights, bool kSmooth>
 struct FloatBinaryCrossEntropy {
   static constexpr uint32_t kLogitLimit = BitsOf(64.0f), kTargetLimit = BitsOf(1.0f);
@@ -108,42 +109,40 @@ struct FloatBinaryCrossEntropy {
 
   HWY_INLINE Oddness OddnessOf(DF d, VF x, VF t) const { return {MagnitudeBits(d, x), BitsOf(d, t)}; }
   HWY_INLINE FloatResults operator()(DF d, VF x, VF t, VF w) const {
-    const VF zero = hn::Zero(d), one = hn::Set(d, 1.0f), magnitude = hn::Abs(x);
-    VF yes = t, no = hn::Sub(one, t), mass = one;  // without weights, the masses of both add up to 1
-    VF lost = hn::IfNegativeThenElse(x, zero, hn::Sub(hn::Sub(one, no), t));  // of 1 - t
-    if constexpr (kSmooth) {
-      const VF keeps = hn::Set(d, keep), halves = hn::Set(d, half);
-      yes = hn::MulAdd(yes, keeps, halves);
-      no = hn::MulAdd(no, keeps, halves);
-      lost = hn::Mul(lost, keeps);
-    }
-    if constexpr (kWeights) {
-      yes = hn::Mul(yes, w);
-      mass = hn::Add(yes, no);
-    }
+    const VF one = hn::Set(d, 1.0f), magnitude = hn::Abs(x);
     const TwoParts<VF> e = ExpInTwoParts(d, hn::Neg(magnitude));
     const VF reciprocal = hn::Div(one, hn::Add(e.high, one));
-    const VF s = hn::Mul(e.high, reciprocal);
-    // What s lacks, times 1 + e: e - s (1 + e), whose first difference is exact.
-    const VF lacking = hn::Add(hn::NegMulAdd(s, e.high, hn::Sub(e.high, s)), hn::NegMulAdd(s, e.low, e.low));
-    const VF log1p = Log1pToOne(d, e.high);
-    const VF against = hn::IfNegativeThenElse(x, yes, no);
-    VF loss, slope;
-    if constexpr (kWeights) {
+    const VF s = hn::Mul(e.high, reciprocal), log1p = Log1pToOne(d, e.high);
+    VF yes = t, no = hn::Sub(one, t), loss, slope;
+    if constexpr (kWeights || kSmooth) {
+      VF mass = one;
+      if constexpr (kSmooth) {
+        const VF keeps = hn::Set(d, keep), halves = hn::Set(d, half);
+        yes = hn::MulAdd(yes, keeps, halves);
+        no = hn::MulAdd(no, keeps, halves);
+      }
+      if constexpr (kWeights) {
+        yes = hn::Mul(yes, w);
+        mass = hn::Add(yes, no);
+      }
+      const VF against = hn::IfNegativeThenElse(x, yes, no);
       loss = hn::MulAdd(against, magnitude, hn::Mul(mass, log1p));
-      slope = hn::Add(hn::MulSub(mass, s, against), hn::MulSub(hn::Mul(mass, lacking), reciprocal, lost));
+      slope = hn::MulSub(mass, s, against);
     } else {
+      const VF against = hn::IfNegativeThenElse(x, yes, no);
+      const VF lost = hn::IfNegativeThenElse(x, hn::Zero(d), hn::Sub(hn::Sub(one, no), t));  // of 1 - t
+      // What s lacks, times 1 + e: e - s (1 + e), whose first difference is exact.
+      const VF lacking = hn::Add(hn::NegMulAdd(s, e.high, hn::Sub(e.high, s)), hn::NegMulAdd(s, e.low, e.low));
       loss = hn::MulAdd(against, magnitude, log1p);
       slope = hn::Add(hn::Sub(s, against), hn::MulSub(lacking, reciprocal, lost));
     }
-    const VF logit = hn::Xor(slope, hn::AndNot(x, hn::SignBit(d)));
-    // softplus(-x) - softplus(x), without weights.
-    const VF target = hn::Neg(x);
+    // The slope of the target is softplus(-x) - softplus(x), without weights.
+    const VF logit = hn::Xor(slope, hn::AndNot(x, hn::SignBit(d))), target = hn::Neg(x);
     return {loss, logit, kSmooth ? hn::Mul(target, hn::Set(d, keep)) : target};
   }
 };
 
-// Whole vectors of floats added up in double, so that it does not matter how a batch was cut.
+// Whole vectors of floats, added up in double: to 1e-12 it does not matter how a batch was cut.
 HWY_INLINE double SumOf(const float* values, size_t n) {
   const hn::Repartition<double, DF> d;
   const hn::Rebind<float, decltype(d)> df;
@@ -155,40 +154,50 @@ HWY_INLINE double SumOf(const float* values, size_t n) {
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
 }
 
-// kPlain: a whole chunk, taken for ordinary; returns whether it was. Otherwise each entry is looked at.
+template <class Function>
+HWY_INLINE hn::Mask<DU> IsOrdinary(VU logit, VU target, VU weight, VU upstream) {
+  return hn::And(hn::And(AtMost(logit, Function::kLogitLimit), AtMost(target, Function::kTargetLimit)),
+                 hn::And(AtMost(weight, kWeightLimit), AtMost(upstream, kUpstreamLimit)));
+}
+
+// Evaluates the entries. kPlain: a whole chunk of them, taken for ordinary; returns whether it was. Otherwise each
+// entry is looked at, and the answer is of no use.
 template <bool kPlain, bool kFactors, bool kSlopes, class Function>
 HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& function) {
-  // Asked for ahead: a chunk is over before a processor has seen how memory is read.
-  constexpr size_t kFetchAhead = 512;
+  // Bytes. Chunks are short, and what a processor fetches ahead on its own is less.
+  constexpr size_t kFetchAhead = 2 * kChunkEntries * sizeof(float);
   const DF d;
   const DU du;
   const VF unit = hn::Set(d, chunk.unit_scale), scale = hn::Set(d, chunk.gradient_scale), one = hn::Set(d, 1.0f);
-  VU odd_logit = hn::Zero(du), odd_target = hn::Zero(du), odd_factor = hn::Zero(du);
+  VU odd_logit = hn::Zero(du), odd_target = odd_logit, odd_weight = odd_logit, odd_upstream = odd_logit;
   const size_t n = kPlain ? kChunkEntries : static_cast<size_t>(chunk.n);
   for (size_t i = 0; i < n; i += hn::Lanes(d)) {
     const auto load = [i](const float* from) HWY_ATTR { return hn::LoadU(DF(), from + i); };
     const auto store = [i](VF value, float* to) HWY_ATTR { hn::Store(value, DF(), to + i); };
     if constexpr (kPlain) {
-      FetchToL1(chunk.logits + i + kFetchAhead);
-      FetchToL1(chunk.targets + i + kFetchAhead);
+      for (const float* from : {chunk.logits, chunk.targets}) {
+        FetchToL1(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from + i) + kFetchAhead));
+      }
     }
     const VF x = load(chunk.logits), t = load(chunk.targets);
     VF w = one, s = one, g = one;
     if constexpr (Function::kWeights) w = load(chunk.pos_weights);
     if constexpr (kFactors) {
       if (chunk.sample_weights != nullptr) s = load(chunk.sample_weights);
-      if (chunk.upstream != nullptr) g = load(chunk.upstream);
+      if (kSlopes && chunk.upstream != nullptr) g = load(chunk.upstream);
     }
     const Oddness oddness = function.OddnessOf(d, x, t);
-    VU factor_oddness = hn::Zero(du);
-    if constexpr (Function::kWeights) factor_oddness = BitsAbove(d, w, kLeastFactor);
+    VU weight_oddness = hn::Zero(du), upstream_oddness = hn::Zero(du);
+    if constexpr (Function::kWeights) weight_oddness = BitsAbove(d, w, kLeastWeight);
     if constexpr (kFactors) {
-      for (const VF v : {s, g}) factor_oddness = hn::Max(BitsAbove(d, hn::Abs(v), kLeastFactor), factor_oddness);
+      weight_oddness = hn::Max(BitsAbove(d, hn::Abs(s), kLeastWeight), weight_oddness);
+      upstream_oddness = BitsAbove(d, hn::Abs(g), kLeastUpstream);
     }
     if constexpr (kPlain) {
       odd_logit = hn::Max(oddness.logit, odd_logit);
       odd_target = hn::Max(oddness.target, odd_target);
-      odd_factor = hn::Max(factor_oddness, odd_factor);
+      odd_weight = hn::Max(weight_oddness, odd_weight);
+      odd_upstream = hn::Max(upstream_oddness, odd_upstream);
     }
     const FloatResults results = function(d, x, t, w);
     VF loss_factor = unit, gradient_factor = scale;
@@ -200,11 +209,9 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
                             HWY_ATTR { return kFactors ? hn::IfThenZeroElse(hn::Eq(s, hn::Zero(d)), value) : value; };
     VF loss = finish(hn::Mul(loss_factor, results.loss));
     if constexpr (!kPlain) {
-      const auto ordinary =
-          hn::And(AtMost(oddness.logit, Function::kLogitLimit),
-                  hn::And(AtMost(oddness.target, Function::kTargetLimit), AtMost(factor_oddness, kFactorLimit)));
+      const auto ordinary = IsOrdinary<Function>(oddness.logit, oddness.target, weight_oddness, upstream_oddness);
       const auto live = hn::FirstN(du, n - i);
-      hn::StoreMaskBits(du, hn::AndNot(ordinary, live), chunk.extraordinary + i / 8);
+      hn::StoreMaskBits(du, hn::AndNot(ordinary, live), chunk.extraordinary->bytes + i / 8);
       loss = hn::IfThenElseZero(hn::RebindMask(d, hn::And(ordinary, live)), loss);
     }
     store(loss, chunk.losses);
@@ -216,13 +223,11 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
       store(finish(hn::Mul(gradient_factor, results.target)), chunk.targets_gradient);
     }
   }
-  return hn::AllTrue(du,
-                     hn::And(AtMost(odd_logit, Function::kLogitLimit),
-                             hn::And(AtMost(odd_target, Function::kTargetLimit), AtMost(odd_factor, kFactorLimit))));
+  return hn::AllTrue(du, IsOrdinary<Function>(odd_logit, odd_target, odd_weight, odd_upstream));
 }
 
 template <class Function>
-HWY_INLINE FloatChunkOutcome EvaluateFloatChunk(const FloatChunk& chunk, const Function& function) {
+HWY_INLINE double EvaluateFloatChunk(const FloatChunk& chunk, const Function& function) {
   const bool factors = chunk.sample_weights != nullptr || chunk.upstream != nullptr;
   const bool slopes = chunk.logits_gradient != nullptr || chunk.targets_gradient != nullptr;
   const auto evaluate = [&](auto plain) HWY_ATTR {
@@ -232,9 +237,8 @@ HWY_INLINE FloatChunkOutcome EvaluateFloatChunk(const FloatChunk& chunk, const F
       });
     });
   };
-  const bool ordinary = chunk.n == kChunkEntries && evaluate(std::true_type());
-  if (!ordinary) evaluate(std::false_type());
-  return {SumOf(chunk.losses, static_cast<size_t>(chunk.n)), ordinary};
+  if (chunk.n != kChunkEntries || !evaluate(std::true_type())) evaluate(std::false_type());
+  return SumOf(chunk.losses, static_cast<size_t>(chunk.n));
 }
 
 #endif  // LOSSD_HAS_TABLES

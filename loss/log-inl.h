@@ -196,16 +196,14 @@ struct LogTable<4> {
   static constexpr float kCoefficients[] = {-0.166968748f, 0.200249016f, -0.249999776f, 0.333333224f, -0.5f};
 };
 
-// ln x of floats = (high - y + f + tail) + y, added in this order: as if ln x had 7 bits more than a float (3 with a
-// table of 8), since a loss of entries is about how little it and y differ. high - y is exact if they are near each
-// other.
+// ln x of floats as high + f + tail, a few bits more than a float has: a loss of entries is about how little ln x and
+// another number differ. high is a multiple of 2^-16, tail below 2^-8.
 template <class V>
 struct FloatLog {
-  V high, f, tail;  // tail is below 2^-9
+  V high, f, tail;
 };
 
-// REQUIRES: x positive, finite and normal. Error: within 2^-33 (2^-32 with a table of 8) of ln x, or of x - 1 next
-// to 1.
+// REQUIRES: x positive, finite and normal. Error: within 2^-28 (2^-27 with a table of 8) of ln x, relative.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE FloatLog<V> LogOfFloat(D d, V x) {
   constexpr int kBits = kTableBits<float>;
@@ -223,7 +221,7 @@ HWY_INLINE FloatLog<V> LogOfFloat(D d, V x) {
   return {high, f, hn::MulAdd(hn::Mul(f, f), Polynomial(d, Table::kCoefficients, f), low)};
 }
 
-// ln(1 + x) for floats x in [0, 1]: x + x^2 P(x), minimax. Error: within 2 units in the last place.
+// ln(1 + x) for floats x in [0, 1]: x + x^2 P(x), minimax. Error: within 2.5 units in the last place.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Log1pToOne(D d, V x) {
   constexpr float kCoefficients[] = {-0.00331847393f, 0.0202045888f, -0.0576644465f, 0.106805556f, -0.153553963f,

@@ -78,12 +78,12 @@ ChunkSums BinaryCrossEntropyOfChunk(const EntryChunk& chunk, double label_smooth
 
 #if LOSSD_HAS_TABLES
 bool FloatEntries() { return true; }
-FloatChunkOutcome KlOfFloats(const FloatChunk& chunk) {
+double KlOfFloats(const FloatChunk& chunk) {
   return chunk.targets_gradient != nullptr ? EvaluateFloatChunk(chunk, FloatKl<true>{})
                                            : EvaluateFloatChunk(chunk, FloatKl<false>{});
 }
-FloatChunkOutcome LogTargetKlOfFloats(const FloatChunk& chunk) { return EvaluateFloatChunk(chunk, FloatLogTargetKl{}); }
-FloatChunkOutcome BinaryCrossEntropyOfFloats(const FloatChunk& chunk, double label_smoothing) {
+double LogTargetKlOfFloats(const FloatChunk& chunk) { return EvaluateFloatChunk(chunk, FloatLogTargetKl{}); }
+double BinaryCrossEntropyOfFloats(const FloatChunk& chunk, double label_smoothing) {
   const auto keep = static_cast<float>(1 - label_smoothing), half = static_cast<float>(label_smoothing / 2);
   return WithBool(chunk.pos_weights != nullptr, [&](auto weights) HWY_ATTR {
     return WithBool(label_smoothing != 0, [&](auto smooth) HWY_ATTR {
@@ -93,9 +93,9 @@ FloatChunkOutcome BinaryCrossEntropyOfFloats(const FloatChunk& chunk, double lab
 }
 #else  // the others are not called then
 bool FloatEntries() { return false; }
-FloatChunkOutcome KlOfFloats(const FloatChunk&) { return {}; }
-FloatChunkOutcome LogTargetKlOfFloats(const FloatChunk&) { return {}; }
-FloatChunkOutcome BinaryCrossEntropyOfFloats(const FloatChunk&, double) { return {}; }
+double KlOfFloats(const FloatChunk&) { return 0; }
+double LogTargetKlOfFloats(const FloatChunk&) { return 0; }
+double BinaryCrossEntropyOfFloats(const FloatChunk&, double) { return 0; }
 #endif
 
 }  // namespace HWY_NAMESPACE
@@ -142,11 +142,9 @@ ChunkSums EvaluateBinaryCrossEntropy(const EntryChunk& chunk, double label_smoot
   return HWY_DYNAMIC_DISPATCH(BinaryCrossEntropyOfChunk)(chunk, label_smoothing);
 }
 bool HasFloatEntries() { return HWY_DYNAMIC_DISPATCH(FloatEntries)(); }
-FloatChunkOutcome EvaluateKl(const FloatChunk& chunk) { return HWY_DYNAMIC_DISPATCH(KlOfFloats)(chunk); }
-FloatChunkOutcome EvaluateKlOfLogTargets(const FloatChunk& chunk) {
-  return HWY_DYNAMIC_DISPATCH(LogTargetKlOfFloats)(chunk);
-}
-FloatChunkOutcome EvaluateBinaryCrossEntropy(const FloatChunk& chunk, double label_smoothing) {
+double EvaluateKl(const FloatChunk& chunk) { return HWY_DYNAMIC_DISPATCH(KlOfFloats)(chunk); }
+double EvaluateKlOfLogTargets(const FloatChunk& chunk) { return HWY_DYNAMIC_DISPATCH(LogTargetKlOfFloats)(chunk); }
+double EvaluateBinaryCrossEntropy(const FloatChunk& chunk, double label_smoothing) {
   return HWY_DYNAMIC_DISPATCH(BinaryCrossEntropyOfFloats)(chunk, label_smoothing);
 }
 

@@ -1,12 +1,14 @@
 // The vector steps of losses without a softmax: a chunk of the tensors is widened to buffers that stay in the L1 cache,
-// evaluated there, and rounded once on its way out. So one kernel serves every combination of types. There is one in
-// double, for anything, and one in float, several times as fast, for entries that are ordinary. Internal to loss/.
+// evaluated there, and rounded to the type of the results on its way out. So one kernel serves every combination of
+// types. There is one in double, for anything, and one in float, several times as fast, for entries that are ordinary;
+// that reads float32 where it lies. Internal to loss/.
 //
-// All functions here: never allocate, never fail, thread-safe. What becomes of an entry depends on the entry and the
-// SIMD target only, not on its place.
+// All functions here: never allocate, never fail, thread-safe. What becomes of an entry depends on the entry, on what
+// is asked for and the SIMD target only, not on its place.
 #ifndef LOSSD_LOSS_POINTWISE_H_
 #define LOSSD_LOSS_POINTWISE_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "loss/types.h"
@@ -60,6 +62,20 @@ ChunkSums EvaluateKl(const EntryChunk& chunk);
 ChunkSums EvaluateKlOfLogTargets(const EntryChunk& chunk);
 ChunkSums EvaluateBinaryCrossEntropy(const EntryChunk& chunk, double label_smoothing);
 
+// A bit for each entry of a chunk.
+struct EntryBits {
+  uint8_t bytes[kChunkEntries / 8 + 8] = {};  // eight more, which what stores masks may touch
+
+  bool Has(int64_t entry) const { return (bytes[entry / 8] >> (entry % 8) & 1) != 0; }
+  bool any() const {
+    return std::any_of(bytes, bytes + kChunkEntries / 8, [](uint8_t byte) { return byte != 0; });
+  }
+};
+
+// Factors that the kernels of floats take are 0, or from the one to the other in magnitude.
+inline constexpr float kLeastWeight = 0x1p-20f, kMostWeight = 0x1p20f;      // pos_weights, sample_weights
+inline constexpr float kLeastUpstream = 0x1p-60f, kMostUpstream = 0x1p60f;  // upstream, gradient_scale
+
 // A chunk of what floats hold, at any alignment; kChunkEntries of them are read, and those past the first n may be
 // anything. Absent where null, as above, but for `losses` and `extraordinary`. What is written is written to buffers.
 struct FloatChunk {
@@ -70,27 +86,23 @@ struct FloatChunk {
   const float* sample_weights = nullptr;
   const float* upstream = nullptr;
   float unit_scale = 1;
-  float gradient_scale = 1;  // 0, or of a magnitude from 2^-60 to 2^60
+  float gradient_scale = 1;  // REQUIRES: as above
   float* losses = nullptr;
   float* logits_gradient = nullptr;
   float* targets_gradient = nullptr;  // not with pos_weights: a difference, of which floats would lose digits
-  // A bit for each entry that is left to the doubles: infinite, NaN, or so large or small that floats would lose digits
-  // or need exceptions. Which ones depends on the entry, and on what is asked for, only. Their losses are 0, and their
+  // Entries that are left to the doubles: infinite, NaN, or so large or small that floats would lose digits or need
+  // exceptions. Which ones depends on the entry, and on what is asked for, only. Their losses are 0, and their
   // gradients mean nothing.
-  uint8_t* extraordinary = nullptr;
-};
-
-struct FloatChunkOutcome {
-  double loss_sum;    // of the entries that are ordinary, whose losses are finite
-  bool all_ordinary;  // `extraordinary` has not been written then
+  EntryBits* extraordinary = nullptr;
 };
 
 // Whether this SIMD target has the kernels of floats, which need tables in registers. REQUIRED by them.
 bool HasFloatEntries();
 
-FloatChunkOutcome EvaluateKl(const FloatChunk& chunk);
-FloatChunkOutcome EvaluateKlOfLogTargets(const FloatChunk& chunk);
-FloatChunkOutcome EvaluateBinaryCrossEntropy(const FloatChunk& chunk, double label_smoothing);
+// Return the sum of the losses of ordinary entries, which are finite.
+double EvaluateKl(const FloatChunk& chunk);
+double EvaluateKlOfLogTargets(const FloatChunk& chunk);
+double EvaluateBinaryCrossEntropy(const FloatChunk& chunk, double label_smoothing);
 
 // What rows of logits predict: the class of the largest one, the lowest of equals; -1 where the row has NaN. Class c of
 // row r is logits[first + r * num_classes + c], or, where stride is not 1, logits[first + c * stride + r].

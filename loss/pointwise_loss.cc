@@ -1,5 +1,5 @@
 // Losses without a softmax: one logit of a row (negative log-likelihood), or one entry at a time (KL divergence, binary
-// cross-entropy). Each value is read once, and rounded once. Chunk by chunk, through buffers on the stack.
+// cross-entropy). Chunk by chunk, through buffers on the stack.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -81,9 +81,10 @@ class Entries {
     const bool stream = block_.plan.stream_gradient, floats = FloatsAreEnough();
     for (int64_t first = block_.begin, n; first < block_.end; first += n) {
       n = std::min(kChunkEntries, block_.end - first);
-      if (floats) {
-        EvaluateFloats(first, n);
+      if (floats && EvaluateFloats(first, n)) {
         Write(floats_, first, n, stream);
+      } else if (floats) {
+        Write(doubles_, first, n, stream);
       } else {
         const ChunkSums sums = EvaluateDoubles(first, n);
         block_.summary.loss_sum += sums.loss_sum;
@@ -102,20 +103,18 @@ class Entries {
 
   bool has_upstream() const { return inputs_.upstream_gradient && inputs_.upstream_gradient.type.shape.rank() > 0; }
 
-  // The same for every block of a call, and for every part of a batch.
+  // A matter of what is asked for alone, so that a batch may be cut anywhere.
   bool FloatsAreEnough() const {
     if (!HasFloatEntries() || block_.plan.compute_type != DataType::kFloat32) return false;
     if (pos_weights_ != nullptr && results_.targets_gradient) return false;
     for (const TensorView* tensor : {&inputs_.targets, &inputs_.class_weights, &inputs_.sample_weights}) {
       if (*tensor && tensor->type.data_type == DataType::kFloat64) return false;
     }
-    if (has_upstream()) return inputs_.upstream_gradient.type.data_type != DataType::kFloat64;
-    const double g = std::fabs(block_.weights.gradient_scale);
-    return !(results_.logits_gradient || results_.targets_gradient) || g == 0 || (g >= 0x1p-60 && g <= 0x1p60);
+    return !has_upstream() || inputs_.upstream_gradient.type.data_type != DataType::kFloat64;
   }
 
-  void EvaluateFloats(int64_t first, int64_t n) {
-    uint8_t extraordinary[kChunkEntries / 8] = {};
+  // Returns whether the results are in floats_, or in doubles_.
+  bool EvaluateFloats(int64_t first, int64_t n) {
     const auto floats = [&](const TensorView& tensor, FloatBuffer& buffer) -> const float* {
       if (!tensor) return nullptr;
       if (tensor.type.data_type == DataType::kFloat32 && n == kChunkEntries) {
@@ -125,35 +124,45 @@ class Entries {
       return buffer.values;
     };
     const auto wanted = [](bool is, FloatBuffer& buffer) { return is ? buffer.values : nullptr; };
+    const double scale = block_.weights.gradient_scale;
+    const bool moderate = scale == 0 || (std::fabs(scale) >= kLeastUpstream && std::fabs(scale) <= kMostUpstream);
     if (pos_weights_ != nullptr) pos_weights_->Read(first, n, floats_.pos_weights.values);
-    const FloatChunk chunk{.n = n,
-                           .logits = floats(inputs_.logits, floats_.logits),
-                           .targets = floats(inputs_.targets, floats_.targets),
-                           .pos_weights = wanted(pos_weights_ != nullptr, floats_.pos_weights),
-                           .sample_weights = floats(inputs_.sample_weights, floats_.sample_weights),
-                           .upstream = has_upstream() ? floats(inputs_.upstream_gradient, floats_.upstream) : nullptr,
-                           .unit_scale = static_cast<float>(block_.plan.unit_scale),
-                           .gradient_scale = static_cast<float>(block_.weights.gradient_scale),
-                           .losses = floats_.losses.values,
-                           .logits_gradient = wanted(bool{results_.logits_gradient}, floats_.logits_gradient),
-                           .targets_gradient = wanted(bool{results_.targets_gradient}, floats_.targets_gradient),
-                           .extraordinary = extraordinary};
-    const FloatChunkOutcome outcome = evaluate_(chunk);
-    block_.summary.loss_sum += outcome.loss_sum;
-    if (!outcome.all_ordinary) TakeFromDoubles(first, n, extraordinary);
+    EntryBits extraordinary;
+    block_.summary.loss_sum +=
+        evaluate_(FloatChunk{.n = n,
+                             .logits = floats(inputs_.logits, floats_.logits),
+                             .targets = floats(inputs_.targets, floats_.targets),
+                             .pos_weights = wanted(pos_weights_ != nullptr, floats_.pos_weights),
+                             .sample_weights = floats(inputs_.sample_weights, floats_.sample_weights),
+                             .upstream = has_upstream() ? floats(inputs_.upstream_gradient, floats_.upstream) : nullptr,
+                             .unit_scale = static_cast<float>(block_.plan.unit_scale),
+                             .gradient_scale = moderate ? static_cast<float>(scale) : 1,
+                             .losses = floats_.losses.values,
+                             .logits_gradient = wanted(bool{results_.logits_gradient}, floats_.logits_gradient),
+                             .targets_gradient = wanted(bool{results_.targets_gradient}, floats_.targets_gradient),
+                             .extraordinary = &extraordinary});
+    const bool rescale = !moderate && !has_upstream();
+    if (!extraordinary.any() && !rescale) return true;
+    if (extraordinary.any()) EvaluateDoubles(first, n);
+    MergeIntoDoubles(n, extraordinary, rescale ? scale : 1);
+    return false;
   }
 
-  void TakeFromDoubles(int64_t first, int64_t n, const uint8_t* which) {
-    if (std::all_of(which, which + kChunkEntries / 8, [](uint8_t bits) { return bits == 0; })) return;
-    EvaluateDoubles(first, n);
+  // Entries that floats were enough for take the place of what the doubles have, their gradients times `scale`.
+  void MergeIntoDoubles(int64_t n, const EntryBits& extraordinary, double scale) {
     for (int64_t i = 0; i < n; ++i) {
-      if ((which[i / 8] >> (i % 8) & 1) == 0) continue;
-      const double loss = doubles_.losses.values[i];
-      block_.summary.loss_sum += loss;
-      block_.summary.nonfinite_count += std::fabs(loss) < block_.FiniteBelow() ? 0 : 1;
-      floats_.losses.values[i] = static_cast<float>(loss);
-      floats_.logits_gradient.values[i] = static_cast<float>(doubles_.logits_gradient.values[i]);
-      floats_.targets_gradient.values[i] = static_cast<float>(doubles_.targets_gradient.values[i]);
+      if (extraordinary.Has(i)) {
+        const double loss = doubles_.losses.values[i];
+        block_.summary.loss_sum += loss;
+        block_.summary.nonfinite_count += std::fabs(loss) < block_.FiniteBelow() ? 0 : 1;
+        continue;
+      }
+      const auto take = [&](const FloatBuffer& from, double factor, ChunkBuffer& to) {
+        to.values[i] = factor * static_cast<double>(from.values[i]);
+      };
+      take(floats_.losses, 1, doubles_.losses);
+      if (results_.logits_gradient) take(floats_.logits_gradient, scale, doubles_.logits_gradient);
+      if (results_.targets_gradient) take(floats_.targets_gradient, scale, doubles_.targets_gradient);
     }
   }
 
