@@ -65,10 +65,10 @@ class Cases {
     for (size_t i = cases_.size() - 2; i < cases_.size(); ++i) cases_[i].reference = true;
   }
 
-  // The plain case on older instruction sets.
-  void AddSimdTargets() {
-    if (HasSimdTarget(HWY_AVX2)) AddBoth(base_, kNobody, "avx2", HWY_AVX2);
-    if (HasSimdTarget(HWY_SSE4)) AddBoth(base_, kNobody, "sse4", HWY_SSE4);
+  // The same on older instruction sets.
+  void AddSimdTargets(const Problem& problem) {
+    if (HasSimdTarget(HWY_AVX2)) AddBoth(problem, kNobody, "avx2", HWY_AVX2);
+    if (HasSimdTarget(HWY_SSE4)) AddBoth(problem, kNobody, "sse4", HWY_SSE4);
   }
 
   std::string NameOf(const Problem& problem, bool gradient) const {
@@ -90,7 +90,7 @@ class Cases {
 std::vector<Case> Plain(Data& data, DataType type, const Shape& shape) {
   Cases cases(data, type, shape);
   cases.AddBoth(cases.base(), kPytorch | kKeeping | kOnednn);
-  if (type == DataType::kFloat32) cases.AddSimdTargets();
+  if (type == DataType::kFloat32) cases.AddSimdTargets(cases.base());
   return cases.Take();
 }
 
@@ -164,6 +164,7 @@ std::vector<Case> Entries(Data& data, const Loss& loss, const Shape& shape) {
   problem.spec.loss = loss;
   problem.inputs.targets = data.Uniform(DataType::kFloat32, shape);
   cases.AddBoth(problem, kPytorch);
+  cases.AddSimdTargets(problem);
   return cases.Take();
 }
 

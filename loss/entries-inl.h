@@ -79,7 +79,8 @@ struct FloatKl {
     const VF most = hn::Sub(log.high, x), rest = hn::Add(hn::Sub(hn::Sub(log.high, most), x), log.tail);
     const VF gap = hn::Add(hn::Add(most, log.f), rest);
     const VF loss = hn::IfThenZeroElse(hn::Eq(t, hn::Zero(d)), hn::Mul(t, gap));
-    const VF target = hn::Add(hn::Add(hn::Add(most, hn::Set(d, 1.0f)), log.f), rest);
+    VF target = hn::Zero(d);
+    if constexpr (kTargetSlope) target = hn::Add(hn::Add(hn::Add(most, hn::Set(d, 1.0f)), log.f), rest);
     return {loss, hn::Neg(t), target};
   }
 };
@@ -160,12 +161,17 @@ HWY_INLINE hn::Mask<DU> IsOrdinary(VU logit, VU target, VU weight, VU upstream) 
                  hn::And(AtMost(weight, kWeightLimit), AtMost(upstream, kUpstreamLimit)));
 }
 
+// Asks for what comes two chunks after: chunks are short, and a processor on its own does not fetch so far ahead.
+// Addresses past the end of a tensor do no harm. Not a lambda: GCC takes one that only fetches for one that does
+// nothing.
+HWY_INLINE void FetchAfter(const float* from) {
+  FetchToL1(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + 2 * kChunkEntries * sizeof(float)));
+}
+
 // Evaluates the entries. kPlain: a whole chunk of them, taken for ordinary; returns whether it was. Otherwise each
 // entry is looked at, and the answer is of no use.
 template <bool kPlain, bool kFactors, bool kSlopes, class Function>
 HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& function) {
-  // Bytes. Chunks are short, and what a processor fetches ahead on its own is less.
-  constexpr size_t kFetchAhead = 2 * kChunkEntries * sizeof(float);
   const DF d;
   const DU du;
   const VF unit = hn::Set(d, chunk.unit_scale), scale = hn::Set(d, chunk.gradient_scale), one = hn::Set(d, 1.0f);
@@ -175,9 +181,8 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
     const auto load = [i](const float* from) HWY_ATTR { return hn::LoadU(DF(), from + i); };
     const auto store = [i](VF value, float* to) HWY_ATTR { hn::Store(value, DF(), to + i); };
     if constexpr (kPlain) {
-      for (const float* from : {chunk.logits, chunk.targets}) {
-        FetchToL1(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from + i) + kFetchAhead));
-      }
+      FetchAfter(chunk.logits + i);
+      FetchAfter(chunk.targets + i);
     }
     const VF x = load(chunk.logits), t = load(chunk.targets);
     VF w = one, s = one, g = one;
@@ -196,8 +201,8 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
     if constexpr (kPlain) {
       odd_logit = hn::Max(oddness.logit, odd_logit);
       odd_target = hn::Max(oddness.target, odd_target);
-      odd_weight = hn::Max(weight_oddness, odd_weight);
-      odd_upstream = hn::Max(upstream_oddness, odd_upstream);
+      if constexpr (kFactors || Function::kWeights) odd_weight = hn::Max(weight_oddness, odd_weight);
+      if constexpr (kFactors) odd_upstream = hn::Max(upstream_oddness, odd_upstream);
     }
     const FloatResults results = function(d, x, t, w);
     VF loss_factor = unit, gradient_factor = scale;
@@ -211,7 +216,7 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
     if constexpr (!kPlain) {
       const auto ordinary = IsOrdinary<Function>(oddness.logit, oddness.target, weight_oddness, upstream_oddness);
       const auto live = hn::FirstN(du, n - i);
-      hn::StoreMaskBits(du, hn::AndNot(ordinary, live), chunk.extraordinary->bytes + i / 8);
+      hn::StoreMaskBits(du, hn::AndNot(ordinary, live), reinterpret_cast<uint8_t*>(chunk.extraordinary->words) + i / 8);
       loss = hn::IfThenElseZero(hn::RebindMask(d, hn::And(ordinary, live)), loss);
     }
     store(loss, chunk.losses);

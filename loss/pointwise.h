@@ -8,7 +8,7 @@
 #ifndef LOSSD_LOSS_POINTWISE_H_
 #define LOSSD_LOSS_POINTWISE_H_
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "loss/types.h"
@@ -64,11 +64,14 @@ ChunkSums EvaluateBinaryCrossEntropy(const EntryChunk& chunk, double label_smoot
 
 // A bit for each entry of a chunk.
 struct EntryBits {
-  uint8_t bytes[kChunkEntries / 8 + 8] = {};  // eight more, which what stores masks may touch
+  static constexpr size_t kWords = kChunkEntries / 64;
+  uint64_t words[kWords + 1] = {};  // one more, which what stores masks may touch
 
-  bool Has(int64_t entry) const { return (bytes[entry / 8] >> (entry % 8) & 1) != 0; }
+  bool Has(int64_t entry) const { return (words[entry / 64] >> (entry % 64) & 1) != 0; }
   bool any() const {
-    return std::any_of(bytes, bytes + kChunkEntries / 8, [](uint8_t byte) { return byte != 0; });
+    uint64_t all = 0;
+    for (size_t i = 0; i < kWords; ++i) all |= words[i];
+    return all != 0;
   }
 };
 
