@@ -106,6 +106,7 @@ class Entries {
   // A matter of what is asked for alone, so that a batch may be cut anywhere.
   bool FloatsAreEnough() const {
     if (!HasFloatEntries() || block_.plan.compute_type != DataType::kFloat32) return false;
+    if (!std::isfinite(block_.weights.gradient_scale)) return false;  // 0 times it is NaN, also for weight 0
     if (pos_weights_ != nullptr && results_.targets_gradient) return false;
     for (const TensorView* tensor : {&inputs_.targets, &inputs_.class_weights, &inputs_.sample_weights}) {
       if (*tensor && tensor->type.data_type == DataType::kFloat64) return false;

@@ -261,9 +261,11 @@ TEST(EntriesTest, WeightlessEntriesAreZero) {
 // Where floats would do for the entries, but not for what they are multiplied by.
 TEST(EntriesTest, ExtremeUpstreamGradientsOfEntries) {
   for (const Loss& loss : kEntryLosses) {
-    for (double upstream : {0.0, 65536.0, 0x1p60, 0x1.8p60, -1e20, 1e39, 1e-18, 1e-30, 1e-44}) {
+    for (double upstream : {0.0, 65536.0, 0x1p60, 0x1.8p60, -1e20, 1e39, 1e-18, 1e-30, 1e-44, kInf, kNan}) {
       testing::Batch batch = EntryBatch(loss, DataType::kFloat32, {600});
       batch.spec.reduction = Reduction::kSum;
+      batch.sample_weights = testing::OwnedTensor({DataType::kFloat32, {600}});
+      for (int64_t i = 0; i < 600; ++i) batch.sample_weights.set(i, i % 3 == 0 ? 0 : 0.75);
       batch.upstream_gradient = testing::OwnedTensor::Doubles({}, {upstream});
       EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << Name(loss) << ' ' << upstream;
     }
