@@ -13,6 +13,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "loss/element.h"
@@ -33,10 +34,11 @@ using VF = hn::Vec<DF>;
 using DU = hn::RebindToUnsigned<DF>;
 using VU = hn::Vec<DU>;
 
-// How far from ordinary an entry is: it is ordinary, and nothing below overflows or loses digits, where each of these
-// is at most a limit of the function's. Bits of floats, so that one comparison tells signs and NaN too.
+// How far from ordinary an entry is: it is ordinary where each of these is at most its limit, and then its loss and
+// slopes neither overflow nor lose digits. Bits of floats, so that one comparison tells signs and NaN too.
 struct Oddness {
-  VU logit, target;
+  VU logit, target;  // limits: the function's
+  VU weight, upstream;
 };
 
 struct FloatResults {
@@ -61,27 +63,26 @@ HWY_INLINE VU BitsAbove(DF d, VF v, float least) {
 inline constexpr uint32_t kWeightLimit = BitsOf(kMostWeight) - BitsOf(kLeastWeight);
 inline constexpr uint32_t kUpstreamLimit = BitsOf(kMostUpstream) - BitsOf(kLeastUpstream);
 
-// t (ln t - x), 0 at t = 0.
+// t (ln t - x), 0 at t = 0, where the slope of the target is -inf.
 template <bool kTargetSlope>
 struct FloatKl {
   static constexpr float kLeastTarget = 0x1p-60f, kMost = 0x1p40f;
   static constexpr uint32_t kLogitLimit = BitsOf(kMost), kTargetLimit = BitsOf(kMost) - BitsOf(kLeastTarget);
   static constexpr bool kWeights = false;
 
-  HWY_INLINE Oddness OddnessOf(DF d, VF x, VF t) const {
-    // The slope of a target at 0 is infinite.
-    const VU above = hn::Sub(BitsOf(d, t), hn::Set(DU(), BitsOf(kLeastTarget)));
-    return {MagnitudeBits(d, x), kTargetSlope ? above : BitsAbove(d, t, kLeastTarget)};
-  }
+  HWY_INLINE VU OddnessOfTarget(DF d, VF t) const { return BitsAbove(d, t, kLeastTarget); }
   HWY_INLINE FloatResults operator()(DF d, VF x, VF t, VF) const {
     // In this order: if x is next to ln t, the first difference is exact, or what it lost is.
     const FloatLog<VF> log = LogOfFloat(d, t);
     const VF most = hn::Sub(log.high, x), rest = hn::Add(hn::Sub(hn::Sub(log.high, most), x), log.tail);
     const VF gap = hn::Add(hn::Add(most, log.f), rest);
-    const VF loss = hn::IfThenZeroElse(hn::Eq(t, hn::Zero(d)), hn::Mul(t, gap));
+    const auto none = hn::Eq(t, hn::Zero(d));
     VF target = hn::Zero(d);
-    if constexpr (kTargetSlope) target = hn::Add(hn::Add(hn::Add(most, hn::Set(d, 1.0f)), log.f), rest);
-    return {loss, hn::Neg(t), target};
+    if constexpr (kTargetSlope) {
+      target = hn::Add(hn::Add(hn::Add(most, hn::Set(d, 1.0f)), log.f), rest);
+      target = hn::IfThenElse(none, hn::Set(d, -std::numeric_limits<float>::infinity()), target);
+    }
+    return {hn::IfThenZeroElse(none, hn::Mul(t, gap)), hn::Neg(t), target};
   }
 };
 
@@ -90,7 +91,7 @@ struct FloatLogTargetKl {
   static constexpr uint32_t kLogitLimit = BitsOf(0x1p14f), kTargetLimit = BitsOf(64.0f);
   static constexpr bool kWeights = false;
 
-  HWY_INLINE Oddness OddnessOf(DF d, VF x, VF t) const { return {MagnitudeBits(d, x), MagnitudeBits(d, t)}; }
+  HWY_INLINE VU OddnessOfTarget(DF d, VF t) const { return MagnitudeBits(d, t); }
   HWY_INLINE FloatResults operator()(DF d, VF x, VF t, VF) const {
     const VF p = ExpInTwoParts(d, t).high, gap = hn::Sub(t, x);
     return {hn::Mul(p, gap), hn::Neg(p), hn::Mul(p, hn::Add(gap, hn::Set(d, 1.0f)))};
@@ -108,7 +109,7 @@ struct FloatBinaryCrossEntropy {
 
   float keep, half;  // of a target that is smoothed: t keep + half
 
-  HWY_INLINE Oddness OddnessOf(DF d, VF x, VF t) const { return {MagnitudeBits(d, x), BitsOf(d, t)}; }
+  HWY_INLINE VU OddnessOfTarget(DF d, VF t) const { return BitsOf(d, t); }
   HWY_INLINE FloatResults operator()(DF d, VF x, VF t, VF w) const {
     const VF one = hn::Set(d, 1.0f), magnitude = hn::Abs(x);
     const TwoParts<VF> e = ExpInTwoParts(d, hn::Neg(magnitude));
@@ -138,7 +139,8 @@ struct FloatBinaryCrossEntropy {
       slope = hn::Add(hn::Sub(s, against), hn::MulSub(lacking, reciprocal, lost));
     }
     // The slope of the target is softplus(-x) - softplus(x), without weights.
-    const VF logit = hn::Xor(slope, hn::AndNot(x, hn::SignBit(d))), target = hn::Neg(x);
+    const VF zero = hn::Zero(d), logit = hn::IfNegativeThenElse(x, slope, hn::Sub(zero, slope)),
+             target = hn::Sub(zero, x);
     return {loss, logit, kSmooth ? hn::Mul(target, hn::Set(d, keep)) : target};
   }
 };
@@ -156,9 +158,9 @@ HWY_INLINE double SumOf(const float* values, size_t n) {
 }
 
 template <class Function>
-HWY_INLINE hn::Mask<DU> IsOrdinary(VU logit, VU target, VU weight, VU upstream) {
-  return hn::And(hn::And(AtMost(logit, Function::kLogitLimit), AtMost(target, Function::kTargetLimit)),
-                 hn::And(AtMost(weight, kWeightLimit), AtMost(upstream, kUpstreamLimit)));
+HWY_INLINE hn::Mask<DU> IsOrdinary(const Oddness& odd) {
+  return hn::And(hn::And(AtMost(odd.logit, Function::kLogitLimit), AtMost(odd.target, Function::kTargetLimit)),
+                 hn::And(AtMost(odd.weight, kWeightLimit), AtMost(odd.upstream, kUpstreamLimit)));
 }
 
 // Asks for what comes two chunks after: chunks are short, and a processor on its own does not fetch so far ahead.
@@ -175,7 +177,8 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
   const DF d;
   const DU du;
   const VF unit = hn::Set(d, chunk.unit_scale), scale = hn::Set(d, chunk.gradient_scale), one = hn::Set(d, 1.0f);
-  VU odd_logit = hn::Zero(du), odd_target = odd_logit, odd_weight = odd_logit, odd_upstream = odd_logit;
+  const VU none = hn::Zero(du);
+  Oddness largest{none, none, none, none};
   const size_t n = kPlain ? kChunkEntries : static_cast<size_t>(chunk.n);
   for (size_t i = 0; i < n; i += hn::Lanes(d)) {
     const auto load = [i](const float* from) HWY_ATTR { return hn::LoadU(DF(), from + i); };
@@ -191,18 +194,21 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
       if (chunk.sample_weights != nullptr) s = load(chunk.sample_weights);
       if (kSlopes && chunk.upstream != nullptr) g = load(chunk.upstream);
     }
-    const Oddness oddness = function.OddnessOf(d, x, t);
-    VU weight_oddness = hn::Zero(du), upstream_oddness = hn::Zero(du);
-    if constexpr (Function::kWeights) weight_oddness = BitsAbove(d, w, kLeastWeight);
+    Oddness odd{MagnitudeBits(d, x), function.OddnessOfTarget(d, t), none, none};
+    if constexpr (Function::kWeights) odd.weight = BitsAbove(d, w, kLeastWeight);
     if constexpr (kFactors) {
-      weight_oddness = hn::Max(BitsAbove(d, hn::Abs(s), kLeastWeight), weight_oddness);
-      upstream_oddness = BitsAbove(d, hn::Abs(g), kLeastUpstream);
+      // Of an entry of weight 0 all results are 0, whatever it holds.
+      const auto dead = hn::RebindMask(du, hn::Eq(s, hn::Zero(d)));
+      odd.logit = hn::IfThenZeroElse(dead, odd.logit);
+      odd.target = hn::IfThenZeroElse(dead, odd.target);
+      odd.weight = hn::IfThenZeroElse(dead, hn::Max(BitsAbove(d, hn::Abs(s), kLeastWeight), odd.weight));
+      odd.upstream = hn::IfThenZeroElse(dead, BitsAbove(d, hn::Abs(g), kLeastUpstream));
     }
     if constexpr (kPlain) {
-      odd_logit = hn::Max(oddness.logit, odd_logit);
-      odd_target = hn::Max(oddness.target, odd_target);
-      if constexpr (kFactors || Function::kWeights) odd_weight = hn::Max(weight_oddness, odd_weight);
-      if constexpr (kFactors) odd_upstream = hn::Max(upstream_oddness, odd_upstream);
+      largest.logit = hn::Max(odd.logit, largest.logit);
+      largest.target = hn::Max(odd.target, largest.target);
+      if constexpr (kFactors || Function::kWeights) largest.weight = hn::Max(odd.weight, largest.weight);
+      if constexpr (kFactors) largest.upstream = hn::Max(odd.upstream, largest.upstream);
     }
     const FloatResults results = function(d, x, t, w);
     VF loss_factor = unit, gradient_factor = scale;
@@ -214,7 +220,7 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
                             HWY_ATTR { return kFactors ? hn::IfThenZeroElse(hn::Eq(s, hn::Zero(d)), value) : value; };
     VF loss = finish(hn::Mul(loss_factor, results.loss));
     if constexpr (!kPlain) {
-      const auto ordinary = IsOrdinary<Function>(oddness.logit, oddness.target, weight_oddness, upstream_oddness);
+      const auto ordinary = IsOrdinary<Function>(odd);
       const auto live = hn::FirstN(du, n - i);
       hn::StoreMaskBits(du, hn::AndNot(ordinary, live), reinterpret_cast<uint8_t*>(chunk.extraordinary->words) + i / 8);
       loss = hn::IfThenElseZero(hn::RebindMask(d, hn::And(ordinary, live)), loss);
@@ -225,10 +231,12 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
       store(finish(hn::Mul(gradient_factor, results.logit)), chunk.logits_gradient);
     }
     if (chunk.targets_gradient != nullptr) {
-      store(finish(hn::Mul(gradient_factor, results.target)), chunk.targets_gradient);
+      // 0 times an infinite slope is 0.
+      const auto nothing = hn::Eq(gradient_factor, hn::Zero(d));
+      store(hn::IfThenZeroElse(nothing, hn::Mul(gradient_factor, results.target)), chunk.targets_gradient);
     }
   }
-  return hn::AllTrue(du, IsOrdinary<Function>(odd_logit, odd_target, odd_weight, odd_upstream));
+  return hn::AllTrue(du, IsOrdinary<Function>(largest));
 }
 
 template <class Function>
@@ -242,6 +250,7 @@ HWY_INLINE double EvaluateFloatChunk(const FloatChunk& chunk, const Function& fu
       });
     });
   };
+  *chunk.extraordinary = {};
   if (chunk.n != kChunkEntries || !evaluate(std::true_type())) evaluate(std::false_type());
   return SumOf(chunk.losses, static_cast<size_t>(chunk.n));
 }

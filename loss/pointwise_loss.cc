@@ -74,23 +74,29 @@ class BroadcastWeights {
 template <class Evaluate>
 class Entries {
  public:
-  Entries(Block& block, const BroadcastWeights* pos_weights, const Evaluate& evaluate)
-      : block_(block), inputs_(block.inputs), results_(block.results), pos_weights_(pos_weights), evaluate_(evaluate) {}
+  // `floats`: whether they are enough for what the loss is made of.
+  Entries(Block& block, const BroadcastWeights* pos_weights, bool floats, const Evaluate& evaluate)
+      : block_(block),
+        inputs_(block.inputs),
+        results_(block.results),
+        pos_weights_(pos_weights),
+        floats_are_enough_(floats && FloatsAreEnough()),
+        evaluate_(evaluate) {}
 
   void Run() {
-    const bool stream = block_.plan.stream_gradient, floats = FloatsAreEnough();
+    const bool stream = block_.plan.stream_gradient, floats = floats_are_enough_;
     for (int64_t first = block_.begin, n; first < block_.end; first += n) {
       n = std::min(kChunkEntries, block_.end - first);
       if (floats && EvaluateFloats(first, n)) {
         Write(floats_, first, n, stream);
-      } else if (floats) {
-        Write(doubles_, first, n, stream);
-      } else {
+        continue;
+      }
+      if (!floats) {
         const ChunkSums sums = EvaluateDoubles(first, n);
         block_.summary.loss_sum += sums.loss_sum;
         block_.summary.nonfinite_count += sums.nonfinite_count;
-        Write(doubles_, first, n, stream);
       }
+      Write(doubles_, first, n, stream);
     }
     if (stream) FlushStreams();
   }
@@ -106,7 +112,6 @@ class Entries {
   // A matter of what is asked for alone, so that a batch may be cut anywhere.
   bool FloatsAreEnough() const {
     if (!HasFloatEntries() || block_.plan.compute_type != DataType::kFloat32) return false;
-    if (!std::isfinite(block_.weights.gradient_scale)) return false;  // 0 times it is NaN, also for weight 0
     if (pos_weights_ != nullptr && results_.targets_gradient) return false;
     for (const TensorView* tensor : {&inputs_.targets, &inputs_.class_weights, &inputs_.sample_weights}) {
       if (*tensor && tensor->type.data_type == DataType::kFloat64) return false;
@@ -142,29 +147,30 @@ class Entries {
                              .logits_gradient = wanted(bool{results_.logits_gradient}, floats_.logits_gradient),
                              .targets_gradient = wanted(bool{results_.targets_gradient}, floats_.targets_gradient),
                              .extraordinary = &extraordinary});
-    const bool rescale = !moderate && !has_upstream();
+    const bool rescale = !moderate && !has_upstream() && (results_.logits_gradient || results_.targets_gradient);
     if (!extraordinary.any() && !rescale) return true;
-    if (extraordinary.any()) EvaluateDoubles(first, n);
-    MergeIntoDoubles(n, extraordinary, rescale ? scale : 1);
-    return false;
-  }
-
-  // Entries that floats were enough for take the place of what the doubles have, their gradients times `scale`.
-  void MergeIntoDoubles(int64_t n, const EntryBits& extraordinary, double scale) {
-    for (int64_t i = 0; i < n; ++i) {
-      if (extraordinary.Has(i)) {
-        const double loss = doubles_.losses.values[i];
-        block_.summary.loss_sum += loss;
-        block_.summary.nonfinite_count += std::fabs(loss) < block_.FiniteBelow() ? 0 : 1;
-        continue;
+    const bool scalable = !rescale || std::isfinite(scale);  // entries of weight 0 must not see such a scale
+    if (extraordinary.any() || !scalable) EvaluateDoubles(first, n);
+    // Entries that floats were enough for take the place of what the doubles have.
+    const auto take = [&](const FloatBuffer& from, double factor, ChunkBuffer& to) {
+      for (int64_t i = 0; i < n; ++i) {
+        const double value = factor * static_cast<double>(from.values[i]);
+        to.values[i] = extraordinary.Has(i) ? to.values[i] : value;
       }
-      const auto take = [&](const FloatBuffer& from, double factor, ChunkBuffer& to) {
-        to.values[i] = factor * static_cast<double>(from.values[i]);
-      };
-      take(floats_.losses, 1, doubles_.losses);
-      if (results_.logits_gradient) take(floats_.logits_gradient, scale, doubles_.logits_gradient);
-      if (results_.targets_gradient) take(floats_.targets_gradient, scale, doubles_.targets_gradient);
+    };
+    take(floats_.losses, 1, doubles_.losses);
+    if (results_.logits_gradient && scalable)
+      take(floats_.logits_gradient, rescale ? scale : 1, doubles_.logits_gradient);
+    if (results_.targets_gradient && scalable) {
+      take(floats_.targets_gradient, rescale ? scale : 1, doubles_.targets_gradient);
     }
+    for (int64_t i = 0; i < n; ++i) {
+      if (!extraordinary.Has(i)) continue;
+      const double loss = doubles_.losses.values[i];
+      block_.summary.loss_sum += loss;
+      block_.summary.nonfinite_count += std::fabs(loss) < block_.FiniteBelow() ? 0 : 1;
+    }
+    return false;
   }
 
   ChunkSums EvaluateDoubles(int64_t first, int64_t n) {
@@ -201,6 +207,7 @@ class Entries {
   const Inputs& inputs_;
   const Results& results_;
   const BroadcastWeights* const pos_weights_;
+  const bool floats_are_enough_;
   const Evaluate evaluate_;
   Buffers<FloatBuffer> floats_;
   Buffers<ChunkBuffer> doubles_;
@@ -334,18 +341,20 @@ void EvaluateNegativeLogLikelihood(Block& block) { LikelihoodRows(block).Run(); 
 
 void EvaluateKlDivergence(Block& block) {
   if (std::get<KlDivergence>(block.plan.spec.loss).log_target) {
-    Entries(block, nullptr, [](const auto& chunk) { return EvaluateKlOfLogTargets(chunk); }).Run();
+    Entries(block, nullptr, true, [](const auto& chunk) { return EvaluateKlOfLogTargets(chunk); }).Run();
   } else {
-    Entries(block, nullptr, [](const auto& chunk) { return EvaluateKl(chunk); }).Run();
+    Entries(block, nullptr, true, [](const auto& chunk) { return EvaluateKl(chunk); }).Run();
   }
 }
 
 void EvaluateBinaryCrossEntropy(Block& block) {
   const double smoothing = std::get<BinaryCrossEntropy>(block.plan.spec.loss).label_smoothing;
   const auto evaluate = [&](const auto& chunk) { return EvaluateBinaryCrossEntropy(chunk, smoothing); };
-  if (!block.inputs.class_weights) return Entries(block, nullptr, evaluate).Run();
+  // What a mass of smoothing / 2 is multiplied by may be as small as what floats have left.
+  const bool floats = smoothing == 0 || smoothing >= 0x1p-30;
+  if (!block.inputs.class_weights) return Entries(block, nullptr, floats, evaluate).Run();
   const BroadcastWeights weights(block.inputs.class_weights, block.inputs.logits.type.shape);
-  Entries(block, &weights, evaluate).Run();
+  Entries(block, &weights, floats, evaluate).Run();
 }
 
 }  // namespace lossd

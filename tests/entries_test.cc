@@ -117,11 +117,10 @@ TEST(EntriesTest, OrdinaryEntriesAreLeftToFloats) {
   std::mt19937_64 random(8);
   std::normal_distribution<float> normal(0, 5);
   std::uniform_real_distribution<float> uniform(0, 1);
-  FloatBuffer x, log_t, t, none, w, s, g, losses, gradient, targets_gradient;
+  FloatBuffer x, log_t, t, w, s, g, losses, gradient, targets_gradient;
   for (int64_t i = 0; i < kChunkEntries; ++i) {
     x.values[i] = normal(random);
-    t.values[i] = 1 - uniform(random);
-    none.values[i] = i % 7 == 0 ? 0 : t.values[i];
+    t.values[i] = i % 7 == 0 ? 0 : uniform(random);
     log_t.values[i] = -std::fabs(normal(random));
     w.values[i] = i % 5 == 0 ? 0 : 3;
     s.values[i] = i % 3 == 0 ? 0 : -2;
@@ -135,18 +134,28 @@ TEST(EntriesTest, OrdinaryEntriesAreLeftToFloats) {
       chunk.losses = losses.values;
       chunk.logits_gradient = gradient.values;
       chunk.extraordinary = &extraordinary;
-      chunk.targets = none.values;
+      const auto expect_ordinary = [&](const char* what) {
+        EXPECT_FALSE(extraordinary.any()) << target << ' ' << n << ' ' << what;
+      };
+      chunk.targets = t.values;
       EvaluateKl(chunk);
+      expect_ordinary("KL divergence");
       chunk.pos_weights = w.values;
       EvaluateBinaryCrossEntropy(chunk, 0);
+      expect_ordinary("binary cross-entropy, weights");
       chunk.pos_weights = nullptr;
       chunk.targets_gradient = targets_gradient.values;
       EvaluateBinaryCrossEntropy(chunk, 0.1);
-      chunk.targets = t.values;
+      expect_ordinary("binary cross-entropy");
       EvaluateKl(chunk);
+      expect_ordinary("KL divergence and the targets' gradient");
       chunk.targets = log_t.values;
       EvaluateKlOfLogTargets(chunk);
-      EXPECT_FALSE(extraordinary.any()) << target << ' ' << n;
+      expect_ordinary("KL divergence of logarithms");
+      x.values[0] = kNan;  // of weight 0
+      EvaluateKlOfLogTargets(chunk);
+      expect_ordinary("NaN of weight 0");
+      x.values[0] = 1;
     }
   });
   for (const Loss& loss : kEntryLosses) {
@@ -324,7 +333,43 @@ TEST(EntriesTest, GradientsOfEntriesOverTheirLogits) {
   }
 }
 
-// Whatever a gradient is multiplied by, the loss of an entry is the same.
+// Whatever a gradient is multiplied by, the loss of an entry is the same, and so is an ordinary entry's beside others.
+TEST(EntriesTest, LossesDoNotDependOnTheScaleOfGradients) {
+  for (const Loss& loss : kEntryLosses) {
+    testing::ForEachSimdTarget([&](const char* target) {
+      testing::Batch batch = EntryBatch(loss, DataType::kFloat32, {700});
+      const testing::Outcome want = testing::Evaluate(batch).value();
+      for (double upstream : {0.0, 1e-30, 1e30, kInf, kNan}) {
+        batch.upstream_gradient = testing::OwnedTensor::Doubles({}, {upstream});
+        for (const OutputSet& outputs : {OutputSet{}, OutputSet{Output::kLogitsGradient}}) {
+          batch.spec.reduction = Reduction::kSum;
+          batch.spec.outputs = outputs;
+          batch.spec.outputs.Add(Output::kElementLoss);
+          const testing::Outcome got = testing::Evaluate(batch).value();
+          EXPECT_EQ(got.results.element_loss.Bits(), want.results.loss.Bits())
+              << target << ' ' << Name(loss) << upstream;
+        }
+      }
+    });
+  }
+}
+
+// A smoothing that floats have hardly digits for may be all of a loss.
+TEST(EntriesTest, TinySmoothing) {
+  for (double smoothing : {1e-42, 1e-46, 1e-20, 0x1p-31, 0x1p-30}) {
+    testing::Batch batch = EntryBatch(BinaryCrossEntropy{smoothing}, DataType::kFloat32, {4});
+    batch.spec.outputs = {Output::kLogitsGradient};
+    batch.class_weights = testing::OwnedTensor({DataType::kFloat32, {4}});
+    batch.sample_weights = testing::OwnedTensor({DataType::kFloat32, {4}});
+    for (int64_t i = 0; i < 4; ++i) {
+      batch.logits.set(i, i % 2 == 0 ? 64 : -64);
+      batch.targets.set(i, 1);
+      batch.sample_weights.set(i, i < 2 ? 1 : 0x1p20);
+    }
+    EXPECT_EQ(testing::CompareOnEverySimdTarget(batch), "") << smoothing;
+  }
+}
+
 TEST(EntriesTest, LossesDoNotDependOnTheSizeOfTheBatch) {
   const auto batch_of = [](const Loss& loss, int64_t size) {
     testing::Batch batch = EntryBatch(loss, DataType::kFloat32, {size});
