@@ -1,6 +1,6 @@
-// exp for vectors: all that lossd has of it. What softmax needs takes a difference and never rounds it: at x - m = -40 the
-// rounding of a float difference alone would be a relative error of 2e-6. Losses of entries need exp(x) itself, in a few
-// bits more than a float has: ExpInTwoParts().
+// exp for vectors: all that lossd has of it. What softmax needs takes a difference and never rounds it: at x - m = -40
+// the rounding of a float difference alone would be a relative error of 2e-6. Losses of entries need exp(x) itself, in
+// a few bits more than a float has: ExpInTwoParts().
 //
 // With m = offset + I ln 2 - rest, exp(x - m) = exp(rest) * 2^(n - I) * exp(r), where x - offset = n ln 2 + r and
 // |r| <= ln(2)/2. The offset is 0, or a large m itself: either way x - offset is exact wherever exp(x - m) is not 0.
