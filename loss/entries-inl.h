@@ -233,7 +233,7 @@ HWY_INLINE bool EvaluateFloatChunkAs(const FloatChunk& chunk, const Function& fu
     if (chunk.targets_gradient != nullptr) {
       // 0 times an infinite slope is 0.
       const auto nothing = hn::Eq(gradient_factor, hn::Zero(d));
-      store(hn::IfThenZeroElse(nothing, hn::Mul(gradient_factor, results.target)), chunk.targets_gradient);
+      store(finish(hn::IfThenZeroElse(nothing, hn::Mul(gradient_factor, results.target))), chunk.targets_gradient);
     }
   }
   return hn::AllTrue(du, IsOrdinary<Function>(largest));

@@ -159,11 +159,9 @@ class Entries {
       }
     };
     take(floats_.losses, 1, doubles_.losses);
-    if (results_.logits_gradient && scalable)
-      take(floats_.logits_gradient, rescale ? scale : 1, doubles_.logits_gradient);
-    if (results_.targets_gradient && scalable) {
-      take(floats_.targets_gradient, rescale ? scale : 1, doubles_.targets_gradient);
-    }
+    const double factor = rescale ? scale : 1;
+    if (results_.logits_gradient && scalable) take(floats_.logits_gradient, factor, doubles_.logits_gradient);
+    if (results_.targets_gradient && scalable) take(floats_.targets_gradient, factor, doubles_.targets_gradient);
     for (int64_t i = 0; i < n; ++i) {
       if (!extraordinary.Has(i)) continue;
       const double loss = doubles_.losses.values[i];

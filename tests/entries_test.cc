@@ -257,6 +257,8 @@ TEST(EntriesTest, WeightlessEntriesAreZero) {
     testing::Batch batch = EntryBatch(loss, DataType::kFloat32, {300});
     for (int64_t i = 7; i < 300; i += 30) batch.logits.set(i, i % 4 == 1 ? kNan : kInf);
     batch.sample_weights = testing::OwnedTensor({DataType::kFloat32, {300}});
+    batch.upstream_gradient = testing::OwnedTensor({DataType::kFloat32, {300}});
+    for (int64_t i = 0; i < 300; ++i) batch.upstream_gradient.set(i, i % 3 == 0 ? 2 : i % 3 == 1 ? kNan : -kInf);
     testing::ForEachSimdTarget([&](const char* target) {
       const testing::Outcome got = testing::Evaluate(batch).value();
       const std::string zeros(300 * sizeof(float), '\0');
