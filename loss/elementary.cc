@@ -41,14 +41,19 @@ IndexCounts CountAll(const int64_t* indices, int64_t n, int64_t ignore_index, in
   const auto size = static_cast<size_t>(n), lanes = hn::Lanes(d);
   const auto ignore = hn::Set(d, ignore_index), limit = hn::Set(d, num_classes), zero = hn::Zero(d);
   auto ignored = zero, outside = zero;  // less one each time: a mask is -1
-  size_t i = 0;
-  for (; i + lanes <= size; i += lanes) {
-    const auto v = hn::LoadU(d, indices + i);
+  const auto count = [&](const int64_t* from) HWY_ATTR {
+    const auto v = hn::LoadU(d, from);
     const auto is_ignored = hn::VecFromMask(d, hn::Eq(v, ignore));
     const auto is_inside = hn::VecFromMask(d, hn::And(hn::Lt(v, limit), hn::Not(hn::Lt(v, zero))));
     ignored = hn::Add(ignored, is_ignored);
     outside = hn::Add(outside, hn::Not(hn::Or(is_ignored, is_inside)));
+  };
+  size_t i = 0;
+  for (; i + kUnroll * lanes <= size; i += kUnroll * lanes) {
+    FetchAhead<kUnroll * hn::MaxLanes(d) * sizeof(int64_t)>(indices + i);
+    for (size_t k = 0; k < kUnroll; ++k) count(indices + i + k * lanes);
   }
+  for (; i + lanes <= size; i += lanes) count(indices + i);
   HWY_ALIGN_MAX int64_t lane[2][hn::MaxLanes(d)];
   hn::Store(ignored, d, lane[0]);
   hn::Store(outside, d, lane[1]);
