@@ -92,17 +92,18 @@ HWY_INLINE size_t PlaceOf(D d, hn::TFromD<D> value, const S* x, size_t size) {
 }
 
 // What the exponentials of a block are relative to: a finite number.
-template <class D>
+template <class D, class Temper>
 struct Reference {
   using T = hn::TFromD<D>;
   T value;
   ExpOrigin<hn::Vec<D>> origin;
+  const Temper temper;
 
-  HWY_INLINE Reference(D d, T number) { Set(d, number); }
+  HWY_INLINE Reference(D d, T number, const Temper& t) : temper(t) { Set(d, number); }
 
   // Field by field: a whole that was just put together of parts is slow to read.
   HWY_INLINE void Set(D d, T number) {
-    const auto of = OriginOf(d, hn::Set(d, number));
+    const auto of = OriginOf(d, hn::Set(d, number), temper);
     value = number;
     origin.offset = of.offset;
     origin.shift = of.shift;
@@ -110,7 +111,7 @@ struct Reference {
   }
 
   // What is subtracted from logits before anything else.
-  T offset() const { return std::fabs(value) > ExpConstants<T>::kOffsetAbove ? value : 0; }
+  T offset() const { return std::fabs(value) > temper.Times(ExpConstants<T>::kOffsetAbove) ? value : 0; }
 };
 
 // Sums of one block.
@@ -133,12 +134,12 @@ HWY_INLINE double SumOf(D d, hn::Vec<D> v) {
 }
 
 // OriginFactor() of a whole row, the scale of ScaledExp() undone.
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin) {
+template <class D, class Temper, typename T = hn::TFromD<D>>
+HWY_INLINE double FactorOf(D, T max, const ExpOrigin<hn::Vec<D>>& origin, const Temper& temper) {
   const hn::CappedTag<double, 1> dd;
   const double offset = static_cast<double>(hn::GetLane(origin.offset));
   const auto shift = hn::Set(dd, static_cast<double>(hn::GetLane(origin.shift)));
-  return hn::GetLane(OriginFactor<T>(dd, hn::Set(dd, static_cast<double>(max) - offset), shift)) *
+  return hn::GetLane(OriginFactor<T>(dd, hn::Set(dd, static_cast<double>(max) - offset), shift, temper)) *
          ExpConstants<T>::kUnscale;
 }
 
@@ -207,13 +208,14 @@ HWY_INLINE hn::Vec<D> BackgroundOf(D d, const RowBlock<S>& block, const Backgrou
 // what `meanwhile` writes is written. It may read `kept`: of each place, before anything new is kept there. The sums of
 // the background, if kSummedWithExps, are AddOrdinary()'s, without the scale that BackgroundAt() leaves out, relative
 // to the reference.
-template <BackgroundKind kKind, bool kKeep, typename S, class Writer, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Reference<D>& reference,
+template <BackgroundKind kKind, bool kKeep, typename S, class Writer, class D, class Temper, typename T = hn::TFromD<D>>
+HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Reference<D, Temper>& reference,
                                    const Background<T>& background, T* kept, const Writer& meanwhile) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes;
   constexpr size_t kStepBytes = kUnroll * hn::MaxLanes(D()) * sizeof(S);
   const auto origin = reference.origin;
+  const Temper temper = reference.temper;
   const V lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
   const V background_reference = hn::Set(d, reference.value - reference.offset());
   const Background<T> b = background;  // which no store changes
@@ -239,14 +241,14 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
     if constexpr (kSummedWithExps<kKind>) {
       V z[kUnroll], t[kUnroll];
       for (size_t k = 0; k < kUnroll; ++k) {
-        z[k] = hn::Sub(v[k], background_reference);
+        z[k] = temper.Over(d, hn::Sub(v[k], background_reference));
         t[k] = BackgroundOf<kKind>(d, block, b, i + k * lanes, lanes);
       }
       adder.background().AddOrdinary(z, t);
       adder.background().NoteSigns(t);
     }
     for (size_t k = 0; k < kUnroll; ++k) {
-      const ExpParts<V> e = ScaledExpParts(d, v[k], origin);
+      const ExpParts<V> e = ScaledExpParts(d, v[k], origin, temper);
       keep(e, i + k * lanes);
       adder.Add(k, e);
     }
@@ -259,12 +261,12 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
     const V v = LoadUpTo(d, x + i, size);
     raise(hn::IfThenElse(valid, v, lowest));
     if constexpr (kSummedWithExps<kKind>) {
-      const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, background_reference))};
+      const V z[] = {hn::IfThenElseZero(valid, temper.Over(d, hn::Sub(v, background_reference)))};
       const V t[] = {hn::IfThenElseZero(valid, BackgroundOf<kKind>(d, block, b, i, size))};
       adder.background().AddOrdinary(z, t);
       adder.background().NoteSigns(t);
     }
-    ExpParts<V> e = ScaledExpParts(d, hn::IfThenElse(valid, v, origin.lowest), origin);
+    ExpParts<V> e = ScaledExpParts(d, hn::IfThenElse(valid, v, origin.lowest), origin, temper);
     e.power = hn::IfThenElseZero(valid, e.power);
     e.value = hn::IfThenElseZero(valid, e.value);
     keep(e, i);
@@ -277,11 +279,13 @@ HWY_NOINLINE BlockSums<T> SumBlock(D d, const RowBlock<S>& block, const Referenc
 
 // The sums of a background relative to `max`, a finite number; kOrdinary: as AddOrdinary() does, else with infinite
 // logits of classes without mass.
-template <BackgroundKind kKind, bool kOrdinary, class D, typename S, typename T = hn::TFromD<D>>
-HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, const Background<T>& b) {
+template <BackgroundKind kKind, bool kOrdinary, class D, typename S, class Temper, typename T = hn::TFromD<D>>
+HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, const Background<T>& b,
+                                        const Temper& shared) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
   const V reference = hn::Set(d, max);
+  const Temper temper = shared;
   BlockAdder<kKind, D> adder(d);
   const auto background_at = [&](size_t i, size_t size) HWY_ATTR { return BackgroundOf<kKind>(d, block, b, i, size); };
   const auto add = [&](const auto& z, const auto& t) HWY_ATTR {
@@ -299,7 +303,7 @@ HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, co
     }
     V z[kUnroll], t[kUnroll];
     for (size_t k = 0; k < kUnroll; ++k) {
-      z[k] = hn::Sub(LoadLanes(d, block.x + i + k * lanes), reference);
+      z[k] = temper.Over(d, hn::Sub(LoadLanes(d, block.x + i + k * lanes), reference));
       t[k] = background_at(i + k * lanes, lanes);
     }
     add(z, t);
@@ -308,7 +312,7 @@ HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, co
     const size_t size = std::min(lanes, n - i);
     const auto valid = hn::FirstN(d, size);
     const V v = LoadUpTo(d, block.x + i, size);
-    const V z[] = {hn::IfThenElseZero(valid, hn::Sub(v, reference))};
+    const V z[] = {hn::IfThenElseZero(valid, temper.Over(d, hn::Sub(v, reference)))};
     const V t[] = {hn::IfThenElseZero(valid, background_at(i, size))};
     add(z, t);
   }
@@ -317,14 +321,14 @@ HWY_NOINLINE BlockSums<T> SumBackground(D d, const RowBlock<S>& block, T max, co
 
 // The same one term at a time, where nothing is too large nor too small: of classes [first, first + size), whose logits
 // are `stride` apart, the first at x.
-template <typename S, typename T>
+template <typename S, typename T, class Temper>
 BlockSums<T> SumBackgroundSlowly(const S* x, int64_t stride, int64_t first, int64_t size, double reference,
-                                 const Background<T>& b) {
+                                 const Background<T>& b, const Temper& temper) {
   long double mass = 0, dot = 0;
   for (int64_t i = 0; i < size; ++i) {
     const double t = b.At(first + i);
     mass += t;
-    dot += BackgroundTerm(t, ToDouble(LoadElement<S>(x, i * stride)) - reference);
+    dot += BackgroundTerm(t, temper.Over(ToDouble(LoadElement<S>(x, i * stride))) - temper.Over(reference));
   }
   return {.background = static_cast<double>(mass), .background_dot = static_cast<double>(dot)};
 }
@@ -332,9 +336,9 @@ BlockSums<T> SumBackgroundSlowly(const S* x, int64_t stride, int64_t first, int6
 // Makes SumBlock()'s sums of the background those of the block, or adds up anew. They are accurate if nothing is
 // negative, and the average is not above the reference: the sum of all magnitudes is at most twice that of the row's
 // then, whose maximum is not below the reference. Those of a block with NaN do not matter.
-template <BackgroundKind kKind, class D, typename S, typename T = hn::TFromD<D>>
+template <BackgroundKind kKind, class D, typename S, class Temper, typename T = hn::TFromD<D>>
 HWY_INLINE void FinishBackground(D d, const RowBlock<S>& block, T reference, const Background<T>& b,
-                                 BlockSums<T>& sums) {
+                                 const Temper& temper, BlockSums<T>& sums) {
   const double scale = BackgroundScale(b);
   const auto take = [&](const BlockSums<T>& of, double factor) {
     const bool uniform = kKind == BackgroundKind::kUniform;
@@ -343,27 +347,28 @@ HWY_INLINE void FinishBackground(D d, const RowBlock<S>& block, T reference, con
     return std::isfinite(sums.background) && std::isfinite(sums.background_dot);
   };
   if (kSummedWithExps<kKind> && HWY_LIKELY(sums.background_dot <= 0 && take(sums, scale))) {
-    sums.background_dot += MoveOf(sums.background, static_cast<double>(reference), static_cast<double>(sums.max));
+    sums.background_dot += MoveOf(sums.background, temper.Over(reference), temper.Over(sums.max));
     return;
   }
   if (std::isnan(sums.exps)) return;
   const T max = sums.max == -std::numeric_limits<T>::infinity() ? T{0} : sums.max;
-  take(SumBackground<kKind, true>(d, block, max, b), scale) ||
-      take(SumBackground<kKind, false>(d, block, max, b), scale) ||
+  take(SumBackground<kKind, true>(d, block, max, b, temper), scale) ||
+      take(SumBackground<kKind, false>(d, block, max, b, temper), scale) ||
       take(SumBackgroundSlowly(block.x, 1, static_cast<int64_t>(block.offset), static_cast<int64_t>(block.size),
-                               static_cast<double>(max), b),
+                               static_cast<double>(max), b, temper),
            1);
 }
 
 // The exponentials of a block but the one at `place`, added up.
-template <typename S, class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE double SumWithout(D d, const RowBlock<S>& block, const Reference<D>& reference, size_t place) {
+template <typename S, class D, class Temper, typename T = hn::TFromD<D>>
+HWY_NOINLINE double SumWithout(D d, const RowBlock<S>& block, const Reference<D, Temper>& reference, size_t place) {
   using V = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d), step = kUnroll * lanes, n = block.size;
   const V offset = hn::Set(d, reference.offset());
   const auto origin = reference.origin;
+  const Temper temper = reference.temper;
   BlockAdder<BackgroundKind::kNone, D> adder(d);
-  const auto exp = [&](V v) HWY_ATTR { return ScaledExpParts(d, hn::Sub(v, offset), origin); };
+  const auto exp = [&](V v) HWY_ATTR { return ScaledExpParts(d, hn::Sub(v, offset), origin, temper); };
   size_t i = 0;
   for (; i + step <= n; i += step) {
     adder.Step();

@@ -236,7 +236,8 @@ void FinishDots(const Columns<T>& columns, const Background<T>& b, const double*
     if (HWY_LIKELY(std::isfinite(row.background_dot)) || std::isnan(row.others)) continue;
     const double reference = std::isinf(row.max) ? 0 : row.max;
     row.background_dot =
-        SumBackgroundSlowly(columns.x + r, columns.stride, 0, columns.num_classes, reference, b).background_dot;
+        SumBackgroundSlowly(columns.x + r, columns.stride, 0, columns.num_classes, reference, b, Untempered<T>())
+            .background_dot;
   }
 }
 

@@ -24,6 +24,7 @@
 #include <hwy/highway.h>
 
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -139,6 +140,69 @@ template <typename T>
 inline constexpr T kExponent = static_cast<T>(kSteps<T>*(ExpConstants<T>::kScaleLog2 +
                                                          (kTableBits<T> > 0 ? 0 : ExpConstants<T>::kBias)));
 
+// What exponentials of x / t need to know of a temperature t: 1, which costs nothing, ...
+template <typename T>
+struct Untempered {
+  static constexpr double kDrift = ExpConstants<T>::kDrift;
+  static constexpr T kStepsInOne = static_cast<T>(kSteps<T> * kLog2E);
+
+  constexpr T steps() const { return kStepsInOne; }     // of n in an x of 1
+  constexpr T Times(T number) const { return number; }  // t
+  constexpr double Over(double x) const { return x; }   // x / t
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE V Over(D, V x) const {
+    return x;
+  }
+
+  // (x - n of the steps) / t; V is of T, or of double.
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE V Remainder(D d, V x, V n) const {
+    using U = hn::TFromD<D>;
+    for (const T part : ExpConstants<T>::kLn2) x = hn::NegMulAdd(n, hn::Set(d, static_cast<U>(part / kSteps<T>)), x);
+    return x;
+  }
+};
+
+// ... and any other that CanTemper() (row.h), which costs two operations: t ln 2 in two parts, since the nearest number
+// need not be near enough, and the product with 1 / t. Everything that is compared with x is t times as large.
+template <typename T>
+class Tempered {
+ public:
+  static constexpr double kDrift = 0;
+
+  explicit Tempered(double t)
+      : t_(t), times_(static_cast<T>(t)), inverse_(1 / t), steps_(static_cast<T>(kSteps<T> * kLog2E / t)) {
+    const double step = t * kLn2 / kSteps<T>;
+    const double unit = std::ldexp(1.0, std::ilogb(step) - kHighBits + 1);
+    high_ = static_cast<T>(unit * std::floor(step / unit));
+    low_ = static_cast<T>(step - static_cast<double>(high_));
+  }
+
+  T steps() const { return steps_; }
+  T Times(T number) const { return times_ * number; }
+  double Over(double x) const { return x / t_; }
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE V Over(D d, V x) const {
+    return hn::Mul(x, hn::Set(d, static_cast<hn::TFromD<D>>(inverse_)));
+  }
+
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE V Remainder(D d, V x, V n) const {
+    using U = hn::TFromD<D>;
+    x = hn::NegMulAdd(n, hn::Set(d, static_cast<U>(high_)), x);
+    return Over(d, hn::NegMulAdd(n, hn::Set(d, static_cast<U>(low_)), x));
+  }
+
+ private:
+  static constexpr double kLn2 = 0.6931471805599453;
+  static constexpr int kHighBits = 10;  // n times the first part is exact
+
+  double t_;
+  T times_;
+  double inverse_;
+  T steps_, high_, low_;
+};
+
 // Where the exponentials of a row are counted from; what depends on m alone. One row: the same in every lane.
 template <class V>
 struct ExpOrigin {
@@ -148,14 +212,15 @@ struct ExpOrigin {
 };
 
 // The origin for m, a finite number.
-template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
-HWY_INLINE ExpOrigin<V> OriginOf(D d, V m) {
+template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>, class Temper = Untempered<T>>
+HWY_INLINE ExpOrigin<V> OriginOf(D d, V m, const Temper& t = Temper()) {
   using C = ExpConstants<T>;
   const V shift = hn::Set(d, C::kShift);
-  const V offset = hn::IfThenElseZero(hn::Gt(hn::Abs(m), hn::Set(d, C::kOffsetAbove)), m);
+  const V offset = hn::IfThenElseZero(hn::Gt(hn::Abs(m), hn::Set(d, t.Times(C::kOffsetAbove))), m);
   const V base = hn::Sub(m, offset);
-  const V integer = hn::Sub(hn::MulAdd(base, hn::Set(d, static_cast<T>(kSteps<T> * kLog2E)), shift), shift);
-  return {offset, hn::Sub(hn::Set(d, C::kShift + kExponent<T>), integer), hn::Add(base, hn::Set(d, C::kZeroBelow))};
+  const V integer = hn::Sub(hn::MulAdd(base, hn::Set(d, t.steps()), shift), shift);
+  return {offset, hn::Sub(hn::Set(d, C::kShift + kExponent<T>), integer),
+          hn::Add(base, hn::Set(d, t.Times(C::kZeroBelow)))};
 }
 
 // c_0 r^n + ... + c_n.
@@ -210,22 +275,19 @@ HWY_INLINE ExpParts<V> ExpPartsOf(D d, V r, V shifted) {
 // sum or before a factor. Below exp(kZeroBelow) it stays what it is there: too little to be seen in a sum that has
 // anything else in it, or after a factor of at most kMostFactor. Valid for x <= m + kReach, x = -inf and NaN (the
 // result is then NaN).
-template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
-HWY_INLINE ExpParts<V> ScaledExpParts(D d, V z, const ExpOrigin<V>& origin) {
+template <class D, class V = hn::Vec<D>, class Temper = Untempered<hn::TFromD<D>>>
+HWY_INLINE ExpParts<V> ScaledExpParts(D d, V z, const ExpOrigin<V>& origin, const Temper& t = Temper()) {
 #if HWY_TARGET == HWY_SCALAR  // whose Max() drops NaN
   const V x = hn::IfThenElse(hn::Lt(z, origin.lowest), origin.lowest, z);
 #else
   const V x = hn::Max(origin.lowest, z);
 #endif
-  const V shifted = hn::MulAdd(x, hn::Set(d, static_cast<T>(kSteps<T> * kLog2E)), origin.shift);
-  const V n = hn::Sub(shifted, origin.shift);
-  V r = x;
-  for (const T part : ExpConstants<T>::kLn2) r = hn::NegMulAdd(n, hn::Set(d, static_cast<T>(part / kSteps<T>)), r);
-  return ExpPartsOf(d, r, shifted);
+  const V shifted = hn::MulAdd(x, hn::Set(d, t.steps()), origin.shift);
+  return ExpPartsOf(d, t.Remainder(d, x, hn::Sub(shifted, origin.shift)), shifted);
 }
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin) {
-  return ScaledExpParts(d, z, origin).value;
+template <class D, class V = hn::Vec<D>, class Temper = Untempered<hn::TFromD<D>>>
+HWY_INLINE V ScaledExp(D d, V z, const ExpOrigin<V>& origin, const Temper& t = Temper()) {
+  return ScaledExpParts(d, z, origin, t).value;
 }
 
 // A number as the sum of two: the nearest of its type, or next to it, and what it lacks.
@@ -309,13 +371,11 @@ HWY_INLINE V ExpOfNegative(D d, V z) {
 
 // exp(offset + I ln 2 - m), which ScaledExp() leaves out: half a step of I up or down. `base` is m - offset, `shift`
 // the origin's; both of T, in double.
-template <typename T, class DD, class V = hn::Vec<DD>>
-HWY_INLINE V OriginFactor(DD dd, V base, V shift) {
+template <typename T, class DD, class V = hn::Vec<DD>, class Temper = Untempered<T>>
+HWY_INLINE V OriginFactor(DD dd, V base, V shift, const Temper& t = Temper()) {
   using C = ExpConstants<T>;
   const V integer = hn::Sub(hn::Set(dd, double{C::kShift} + double{kExponent<T>}), shift);
-  V remainder = base;
-  for (const T part : C::kLn2) remainder = hn::NegMulAdd(integer, hn::Set(dd, double{part} / kSteps<T>), remainder);
-  const V r = hn::Neg(remainder);
+  const V r = hn::Neg(t.Remainder(dd, base, integer));
   if constexpr (kTableBits<T> < 3) return ExpOfRemainder(dd, r);
   // |r| <= ln(2)/16: in float, where the exponentials have errors of 3e-8, the series is good to 1.3e-9 after r^4.
   constexpr double kSeries[] = {1.0 / 24, 1.0 / 6, 0.5};

@@ -341,11 +341,12 @@ absl::Status PlanTypes(Plan& plan) {
   if (!IsFloat(gradient)) return Invalid("gradient_type = ", Name(gradient), "; gradients need a float type");
   const OutputSet& outputs = plan.spec.outputs;
   const bool has_gradient = outputs.Has(Output::kLogitsGradient) || outputs.Has(Output::kTargetsGradient);
-  // Logits that temperature or softcap changed are no float32 values any more: rounding them to some would be an error
-  // of its own, far larger than a confident row's loss.
+  // Logits that softcap changed are no float32 values any more: rounding them to some would be an error of its own, far
+  // larger than a confident row's loss. So are those over a temperature, unless it stays apart from them.
   const CrossEntropy& loss = plan.cross_entropy;
-  const bool wide = plan.inputs.logits.data_type == DataType::kFloat64 || loss.temperature != 1 || loss.softcap != 0 ||
-                    (has_gradient && gradient == DataType::kFloat64);
+  const bool apart = CanTemper<float>(loss.temperature) && !ScratchLayout::IsByColumns(plan);
+  const bool wide = plan.inputs.logits.data_type == DataType::kFloat64 || (loss.temperature != 1 && !apart) ||
+                    loss.softcap != 0 || (has_gradient && gradient == DataType::kFloat64);
   plan.compute_type = wide ? DataType::kFloat64 : DataType::kFloat32;
   plan.unit_scale = plan.spec.unit == InformationUnit::kBits ? std::numbers::log2e : 1;
   return absl::OkStatus();

@@ -83,12 +83,12 @@ void ScatterInDouble(const S* x, int64_t stride, int64_t first, int64_t size, co
   auto point = std::ranges::lower_bound(gradient.points, first, {}, &Point::target);
   const auto end = gradient.points.end();
   for (int64_t j = first; j < first + size; ++j) {
-    const double e = std::exp(ToDouble(LoadElement<S>(x, (j - first) * stride)) - gradient.max);
+    const double e = std::exp(ToDouble(LoadElement<S>(x, (j - first) * stride)) / gradient.temperature - gradient.max);
     const double t = gradient.background.At(j);
     const double p = e == 0 ? 0 : gradient.p_scale * e;  // also of an infinite factor
     const double entry =
         point != end && point->target == j ? (point++)->value : p - (t == 0 ? 0 : gradient.t_scale * t);
-    StoreElement(dx, j * stride, FromDouble<G>(entry));
+    StoreElement(dx, j * stride, FromDouble<G>(static_cast<double>(FromDouble<T>(entry))));  // as the vector code
   }
 }
 
@@ -110,14 +110,14 @@ HWY_NOINLINE void MoveBlock(D d, const S* x, size_t n, T offset, T* y) {
 
 // Reduces rows, block by block. What ends them is done for several at a time, whose long chains of dependent operations
 // then overlap.
-template <BackgroundKind kKind, typename S>
+template <BackgroundKind kKind, typename S, class Temper>
 class RowReducer {
   using T = ComputeType<S>;
   using D = hn::ScalableTag<T>;
 
  public:
-  RowReducer(const RowRange<S>& rows, RowSums* sums)
-      : rows_(rows), sums_(sums), size_(static_cast<size_t>(rows.num_classes)), reference_(D(), T{0}) {}
+  RowReducer(const RowRange<S>& rows, RowSums* sums, const Temper& temper)
+      : rows_(rows), sums_(sums), size_(static_cast<size_t>(rows.num_classes)), reference_(D(), T{0}, temper) {}
 
   // A row, of which `guess` is the first reference.
   HWY_INLINE void Begin(size_t row, T guess) {
@@ -132,7 +132,7 @@ class RowReducer {
   HWY_INLINE void Add(const RowBlock<S>& block, const Background<T>& background, const Writer& writer) {
     BlockSums<T> sums = Sum(block, background, writer);
     const T max = std::max(sums.max, segment().max);
-    const bool in_reach = sums.max <= reference_.value + ExpConstants<T>::kReach;
+    const bool in_reach = sums.max <= reference_.value + temper().Times(ExpConstants<T>::kReach);
     if (HWY_UNLIKELY(!in_reach || max < reference_.value)) {
       if (sums.max == -kLowest) return AddInfinite(block);
       if (sums.max == kLowest) {
@@ -146,8 +146,8 @@ class RowReducer {
       }
     }
     if constexpr (kKind != BackgroundKind::kNone)
-      FinishBackground<kKind>(D(), block, reference_.value, background, sums);
-    segment().Add(sums, block.offset);
+      FinishBackground<kKind>(D(), block, reference_.value, background, temper(), sums);
+    segment().Add(sums, block.offset, temper());
   }
 
   // Ends the row.
@@ -163,8 +163,8 @@ class RowReducer {
       maxima[i] = segments_[i].max;
     }
     for (size_t i = 0; i < num_ended_; i += hn::Lanes(d)) {
-      const auto origin = OriginOf(d, hn::Load(d, references + i));
-      const auto e = ScaledExpParts(d, hn::Sub(hn::Load(d, maxima + i), origin.offset), origin);
+      const auto origin = OriginOf(d, hn::Load(d, references + i), temper());
+      const auto e = ScaledExpParts(d, hn::Sub(hn::Load(d, maxima + i), origin.offset), origin, temper());
       hn::Store(e.fraction, d, fractions + i);
       hn::Store(e.power, d, powers + i);
     }
@@ -181,16 +181,16 @@ class RowReducer {
 
   // The blocks that are relative to one reference.
   struct Segment {
-    HWY_INLINE void Add(const BlockSums<T>& sums, size_t offset) {
+    HWY_INLINE void Add(const BlockSums<T>& sums, size_t offset, const Temper& temper) {
       if (sums.max > max) {
         rest += best;
         best = sums.exps;
         best_offset = offset;
-        if (max != kLowest) background_dot += MoveOf(background, max, sums.max);
+        if (max != kLowest) background_dot += MoveOf(background, temper.Over(max), temper.Over(sums.max));
         max = sums.max;
       } else {
         rest += sums.exps;
-        if (sums.max != kLowest) background_dot += MoveOf(sums.background, sums.max, max);
+        if (sums.max != kLowest) background_dot += MoveOf(sums.background, temper.Over(sums.max), temper.Over(max));
       }
       background += sums.background;
       background_dot += sums.background_dot;
@@ -238,6 +238,8 @@ class RowReducer {
     BeginSegment(row, block.offset + block.size);
   }
 
+  const Temper& temper() const { return reference_.temper; }
+
   // The present one.
   HWY_INLINE Segment& segment() { return segments_[num_ended_]; }
 
@@ -269,12 +271,13 @@ class RowReducer {
         const size_t place = PlaceOf(d, segment.max, block.x, block.size);
         argmax = static_cast<int64_t>(segment.best_offset + place);
         if (confident) {
-          others = (segment.rest + SumWithout(d, block, Reference<D>(d, segment.reference), place)) * factor;
+          others = (segment.rest + SumWithout(d, block, Reference<D, Temper>(d, segment.reference, temper()), place)) *
+                   factor;
         }
       }
-      others = WithoutDrift<T>(others, static_cast<int64_t>(segment.end - segment.first));
+      if (Temper::kDrift != 0) others = WithoutDrift<T>(others, static_cast<int64_t>(segment.end - segment.first));
     }
-    const auto max = static_cast<double>(segment.max);
+    const double max = temper().Over(static_cast<double>(segment.max));
     const KeptRow<T> kept = rows_.Kept(static_cast<int64_t>(segment.row));
     if (kept.exps != nullptr) {
       const size_t begin = segment.first / kBlock<T>, end = (segment.end + kBlock<T> - 1) / kBlock<T>;
@@ -288,25 +291,37 @@ class RowReducer {
   RowSums* sums_;
   size_t size_;
   KeptRow<T> kept_;
-  Reference<D> reference_;
+  Reference<D, Temper> reference_;
   Segment segments_[kMaxEnded];
   size_t num_ended_ = 0;
 };
 
+// Calls function(what exponentials need to know of the temperature). REQUIRES: that is 1, or CanTemper<S>() says so.
+template <typename S, class Function>
+HWY_INLINE void WithTemper(double temperature, const Function& function) {
+  if constexpr (kTempers<S>) {
+    if (temperature != 1) return function(Tempered<S>(temperature));
+  }
+  HWY_DASSERT(temperature == 1);
+  function(Untempered<ComputeType<S>>());
+}
+
 // The entries [first, first + size), from their logits x [size].
-template <typename S, typename G>
-HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
+template <typename S, typename G, class Temper>
+HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx,
+                              const Temper& t) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
-  const T max = static_cast<T>(gradient.max);
-  const auto origin = OriginOf(d, hn::Set(d, max));
+  const T max = static_cast<T>(gradient.max * gradient.temperature);
+  const Temper temper = t;
+  const auto origin = OriginOf(d, hn::Set(d, max), temper);
   const Background<T> b = gradient.background.From(static_cast<int64_t>(first));
-  const auto p = hn::Set(d, static_cast<T>(gradient.p_scale * FactorOf(d, max, origin)));
-  const auto t = hn::Set(d, static_cast<T>(BackgroundCoefficient(gradient)));
+  const auto p = hn::Set(d, static_cast<T>(gradient.p_scale * FactorOf(d, max, origin, temper)));
+  const auto s = hn::Set(d, static_cast<T>(BackgroundCoefficient(gradient)));
   WithKind(KindOf(b), [&](auto kind) HWY_ATTR {
     const auto entry = [&](const auto& load) HWY_ATTR {
-      const auto e = ScaledExp(d, hn::Sub(load(x), origin.offset), origin);
-      return GradientEntry<decltype(kind)::value>(d, p, e, t, b, load);
+      const auto e = ScaledExp(d, hn::Sub(load(x), origin.offset), origin, temper);
+      return GradientEntry<decltype(kind)::value>(d, p, e, s, b, load);
     };
     using Writer = RowWriter<hn::ScalableTag<T>, decltype(entry), G>;
     constexpr size_t kStep = Writer::kSteps * hn::MaxLanes(hn::ScalableTag<T>());
@@ -323,7 +338,10 @@ HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradi
 // The same with any coefficients.
 template <typename S, typename G>
 void ScatterEntries(const S* x, size_t first, size_t size, const Gradient<ComputeType<S>>& gradient, G* dx) {
-  if (FitsIn(gradient)) return ScatterFrom(x, first, size, gradient, dx);
+  if (FitsIn(gradient)) {
+    return WithTemper<S>(gradient.temperature,
+                         [&](const auto& temper) { ScatterFrom(x, first, size, gradient, dx, temper); });
+  }
   ScatterInDouble(x, 1, static_cast<int64_t>(first), static_cast<int64_t>(size), gradient, dx);
 }
 // The entries of a block, from rows that may be in pieces.
@@ -415,9 +433,9 @@ struct BlockPlace {
   size_t row, first;
 };
 
-template <BackgroundKind kKind, typename S>
+template <BackgroundKind kKind, typename S, class Temper>
 HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>> background,
-                             const PendingRows<S>& pending, RowSums* sums) {
+                             const PendingRows<S>& pending, RowSums* sums, const Temper& temper) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   const size_t count = static_cast<size_t>(rows.count), size = static_cast<size_t>(rows.num_classes);
@@ -432,7 +450,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   // The first reference of the row that begins with the block: 0 where it begins with what masks classes.
   const auto guess = [&](const RowBlock<S>& block) HWY_ATTR {
     const T max = MaxOf(d, block.x, std::min(block.size, kUnroll * hn::Lanes(d)));
-    return max >= -ExpConstants<T>::kOffsetAbove && max <= std::numeric_limits<T>::max() ? max : T{0};
+    return max >= -temper.Times(ExpConstants<T>::kOffsetAbove) && max <= std::numeric_limits<T>::max() ? max : T{0};
   };
   // Whether the gradient of the row that was in this one's place is written while this one is read.
   const auto is_written_meanwhile = [&](size_t row) {
@@ -448,7 +466,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
   size_t turn = 0;
   RowBlock<S> block = block_at(at, turn);
   T reference = guess(block);
-  RowReducer<kKind, S> reducer(rows, sums);
+  RowReducer<kKind, S, Temper> reducer(rows, sums, temper);
   while (at.row < count) {
     const size_t offset = at.row * size, row = at.row;
     if (probabilities != nullptr) background.probabilities = probabilities + offset;
@@ -475,17 +493,21 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
 template <typename S>
 void ReduceRows(const RowRange<S>& rows, const Background<ComputeType<S>>& background, const PendingRows<S>& pending,
                 RowSums* sums) {
-  WithKind(KindOf(background),
-           [&](auto kind) HWY_ATTR { ReduceRowsOf<decltype(kind)::value>(rows, background, pending, sums); });
+  WithKind(KindOf(background), [&](auto kind) HWY_ATTR {
+    WithTemper<S>(rows.temperature, [&](const auto& temper) HWY_ATTR {
+      ReduceRowsOf<decltype(kind)::value>(rows, background, pending, sums, temper);
+    });
+  });
 }
 
 template <typename S>
-void LogSoftmaxRow(const S* x, int64_t num_classes, double max, double log_denominator, ComputeType<S>* y) {
+void LogSoftmaxRow(const S* x, int64_t num_classes, double max, double log_denominator, double temperature,
+                   ComputeType<S>* y) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
-  const auto m = hn::Set(d, static_cast<T>(max));
+  const auto m = hn::Set(d, static_cast<T>(max * temperature)), inverse = hn::Set(d, static_cast<T>(1 / temperature));
   const auto log_d = hn::Set(d, static_cast<T>(log_denominator));
-  const auto log_p = [&](const auto& load) HWY_ATTR { return hn::Sub(hn::Sub(load(x), m), log_d); };
+  const auto log_p = [&](const auto& load) HWY_ATTR { return hn::Sub(hn::Mul(hn::Sub(load(x), m), inverse), log_d); };
   MapRow(d, static_cast<size_t>(num_classes), log_p, {}, y);
 }
 
@@ -504,19 +526,20 @@ void NarrowRow(const ComputeType<S>* x, int64_t size, bool stream, S* y) {
   CopyRow(x, size, {.stream = stream}, y);
 }
 
-template <typename S>
-double EntropySum(const S* x, int64_t num_classes, double max) {
+// EntropySum(), of the largest logit itself.
+template <typename S, class Temper>
+double EntropySumOf(const S* x, int64_t num_classes, ComputeType<S> max, const Temper& temper) {
   using T = ComputeType<S>;
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   const size_t size = static_cast<size_t>(num_classes);
   const size_t most = kTerms * lanes;
-  const auto m = hn::Set(d, static_cast<T>(max));
-  const auto origin = OriginOf(d, m);
+  const auto m = hn::Set(d, max);
+  const auto origin = OriginOf(d, m, temper);
   const auto zero_above = hn::Set(d, -ExpConstants<T>::kZeroBelow);
   const auto term = [&](const auto v) HWY_ATTR {
-    const auto cost = hn::Sub(m, v);
-    const auto e = ScaledExp(d, hn::Sub(v, origin.offset), origin);
+    const auto cost = temper.Over(d, hn::Sub(m, v));
+    const auto e = ScaledExp(d, hn::Sub(v, origin.offset), origin, temper);
     return hn::IfThenZeroElse(hn::Ge(cost, zero_above), hn::Mul(e, cost));
   };
   double total = 0;
@@ -530,7 +553,15 @@ double EntropySum(const S* x, int64_t num_classes, double max) {
     }
     total += SumOf(d, sum);
   }
-  return total * FactorOf(d, static_cast<T>(max), origin);
+  return total * FactorOf(d, max, origin, temper);
+}
+template <typename S>
+double EntropySum(const S* x, int64_t num_classes, double max, double temperature) {
+  double sum = 0;
+  WithTemper<S>(temperature, [&](const auto& temper) {
+    sum = EntropySumOf(x, num_classes, static_cast<ComputeType<S>>(max * temperature), temper);
+  });
+  return sum;
 }
 
 template <typename S>

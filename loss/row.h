@@ -7,6 +7,8 @@
 // so that  dx_j = T p_j - t_j - sum_k h_k [j = k].  `reduce` takes the sums, decide.h decides, `scatter` writes the
 // gradient; only the middle step knows which loss it is.
 //
+// With a temperature t, x is what was stored over t: everywhere but in the rows themselves, which nothing rewrites.
+//
 // All functions here: never allocate, never fail, thread-safe; inputs need not be aligned, outputs as their type is;
 // the result depends on the row and the SIMD target only.
 #ifndef LOSSD_LOSS_ROW_H_
@@ -27,6 +29,15 @@ namespace lossd {
 // What rows stored as S (float, double, Float16 or Bfloat16) are computed in.
 template <typename S>
 using ComputeType = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+// Whether rows stored as S are evaluated with a temperature, and with which. Beyond these 1 / t, or what is compared
+// with x times t, may be no normal number.
+template <typename S>
+inline constexpr bool kTempers = std::is_same_v<S, float>;
+template <typename S>
+constexpr bool CanTemper(double temperature) {
+  return kTempers<S> && temperature >= 0x1p-60 && temperature <= 0x1p60;
+}
 
 // t_j = w_j (alpha q_j + beta). With neither alpha nor beta there is no background, and nothing is read.
 template <typename T>
@@ -154,6 +165,7 @@ struct SharedLine {
 template <typename T>
 struct Gradient {
   double max = 0;  // x_j <= max, or NaN
+  double temperature = 1;
   double p_scale = 0;
   double t_scale = 0;
   Background<T> background;
@@ -197,6 +209,7 @@ struct RowRange {
   const bool* skipped = nullptr;  // [count]: rows that are not read; null: none
   std::byte* kept = nullptr;      // where to keep exponentials, aligned to 64, KeptBytes() a row; null: nowhere
   bool finds_argmax = false;      // whether RowSums::argmax is asked for
+  double temperature = 1;         // or one that CanTemper<S>()
 
   using T = ComputeType<S>;
   static constexpr int64_t ExpBytes(int64_t num_classes) {
@@ -213,7 +226,10 @@ struct RowRange {
   }
   // The entries [first, first + size) of a row, of which nothing is kept.
   RowRange PartOf(int64_t row, int64_t first, int64_t size) const {
-    return {.x = x.From(row * num_classes + first), .num_classes = size, .finds_argmax = finds_argmax};
+    return {.x = x.From(row * num_classes + first),
+            .num_classes = size,
+            .finds_argmax = finds_argmax,
+            .temperature = temperature};
   }
 };
 
@@ -245,10 +261,10 @@ struct RowKernels {
   void (*scatter_wide)(const RowSource<S>& x, int64_t first, int64_t size, const Gradient<T>& gradient, T* dx);
 
   // y_j = (x_j - max) - log_denominator. y [num_classes] may be x.
-  void (*log_softmax)(const S* x, int64_t num_classes, double max, double log_denominator, T* y);
+  void (*log_softmax)(const S* x, int64_t num_classes, double max, double log_denominator, double temperature, T* y);
 
   // sum_j exp(x_j - max) (max - x_j), where 0 * inf is 0: d (H(p) - ln d), for the entropy H.
-  double (*entropy_sum)(const S* x, int64_t num_classes, double max);
+  double (*entropy_sum)(const S* x, int64_t num_classes, double max, double temperature);
 
   // Copies, exact one way and rounded once the other. `stream`: as Gradient's.
   void (*widen)(const S* x, int64_t size, T* y);

@@ -39,8 +39,15 @@ struct ScratchLayout {
     return rows - rows % kColumnLanes;
   }
 
+  // By columns or by rows: that depends on the row alone, so that its bits are the same in every layout, and whatever
+  // else is asked for.
+  static bool IsByColumns(const Plan& plan) {
+    return plan.target_kind != TargetKind::kProbabilities && plan.num_classes <= kMaxShortRow;
+  }
+
   explicit ScratchLayout(const Plan& plan)
-      : modified(IsModified(plan)),
+      : temperature(IsTempered(plan) ? plan.cross_entropy.temperature : 1),
+        modified(IsModified(plan)),
         chained(plan.cross_entropy.softcap != 0),
         converted(IsConverted(plan)),
         layout(LayoutOf(plan)) {
@@ -108,13 +115,14 @@ struct ScratchLayout {
     return (count + kColumnLanes - 1) / kColumnLanes * kColumnLanes;
   }
 
-  bool whole_rows;    // outputs of every class are asked for, besides the logits' gradient
-  bool pending;       // the gradient of a tile is written while the next one is read
-  bool reads_pieces;  // no step needs more of the logits at a time than a block
-  bool copied;        // the next tile is copied while one is computed
-  bool modified;      // temperature or softcap: rows are rewritten before they are evaluated
-  bool chained;       // softcap: and so is their gradient, after
-  bool converted;     // they are, or no kernel reads them as they are stored
+  bool whole_rows;     // outputs of every class are asked for, besides the logits' gradient
+  bool pending;        // the gradient of a tile is written while the next one is read
+  bool reads_pieces;   // no step needs more of the logits at a time than a block
+  bool copied;         // the next tile is copied while one is computed
+  double temperature;  // that rows are evaluated with
+  bool modified;       // softcap, or another temperature: rows are rewritten before they are evaluated
+  bool chained;        // softcap: and so is their gradient, after
+  bool converted;      // they are, or no kernel reads them as they are stored
   RowLayout layout;
   DataType row_type;  // what the kernels read rows as
   int64_t total_bytes = 0;
@@ -127,8 +135,13 @@ struct ScratchLayout {
   int64_t ignored, sums, log_denominators, points_of_rows, gradients;  // of the rows of a tile
 
  private:
+  // What cannot be evaluated with the temperature is computed in double (plan.cc).
+  static bool IsTempered(const Plan& plan) {
+    return plan.cross_entropy.temperature != 1 && plan.compute_type == DataType::kFloat32;
+  }
+
   static bool IsModified(const Plan& plan) {
-    return plan.cross_entropy.temperature != 1 || plan.cross_entropy.softcap != 0;
+    return (plan.cross_entropy.temperature != 1 && !IsTempered(plan)) || plan.cross_entropy.softcap != 0;
   }
 
   static bool IsConverted(const Plan& plan) {
@@ -137,11 +150,9 @@ struct ScratchLayout {
   }
 
   static RowLayout LayoutOf(const Plan& plan) {
-    // By columns or by rows: that depends on the row alone, so that its bits are the same in every layout, and whatever
-    // else is asked for.
-    const bool dense = plan.target_kind == TargetKind::kProbabilities;
-    if (!dense && plan.num_classes <= kMaxShortRow) return RowLayout::kColumns;
-    return plan.inner_size == 1 && !IsConverted(plan) ? RowLayout::kRows : RowLayout::kGathered;
+    if (IsByColumns(plan)) return RowLayout::kColumns;
+    const bool as_stored = !IsTempered(plan) || plan.inputs.logits.data_type == DataType::kFloat32;
+    return plan.inner_size == 1 && !IsConverted(plan) && as_stored ? RowLayout::kRows : RowLayout::kGathered;
   }
 
   template <typename Row>

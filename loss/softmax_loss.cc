@@ -110,10 +110,11 @@ class SoftmaxLoss {
     Background<T> background = background_;
     background.probabilities = targets;
     RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_};
+    rows.temperature = layout_.temperature;
     if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
     rows.finds_argmax = static_cast<bool>(results_.predicted_class);
     ReduceTile(rows, background);
-    const auto logit_at = [&](int64_t row, int64_t c) { return x.At(row * num_classes + c); };
+    const auto logit_at = [&](int64_t row, int64_t c) { return x.At(row * num_classes + c) / layout_.temperature; };
     if (plain_) {
       DecidePlainTile(first, range.count, plain, logit_at);
     } else {
@@ -122,6 +123,7 @@ class SoftmaxLoss {
     if (layout_.whole_rows) WriteWholeRows(first, range, x.data);
     if (!results_.logits_gradient) return;
     for (int64_t row = 0; row < range.count; ++row) {
+      gradients_[row].temperature = layout_.temperature;
       if (dense) gradients_[row].background.probabilities = targets + row * num_classes;
       gradients_[row].stream = plan_.stream_gradient && layout_.logits_gradient == ScratchLayout::kInPlace;
       gradients_[row].shared = layout_.pending ? &shared_ : nullptr;  // what is not, threads may share
@@ -202,17 +204,18 @@ class SoftmaxLoss {
       const int64_t offset = row * plan_.num_classes;
       const S* const row_x = x + offset;
       if (results_.entropy) WriteEntropy(first + row, row_x, softmax);
-      const Gradient<T> probability{.max = softmax.max(), .p_scale = 1 / softmax.denominator()};
+      const Gradient<T> probability{
+          .max = softmax.max(), .temperature = layout_.temperature, .p_scale = 1 / softmax.denominator()};
       const double g = slopes == nullptr || ignored_[row] ? 0 : block_.Upstream(first + row);
       ForEachPart([&](int64_t part, int64_t size, int64_t) {
         if (probabilities != nullptr) kernels_.scatter_wide(row_x, part, size, probability, probabilities + offset);
         if (log_probabilities != nullptr) {
-          kernels_.log_softmax(row_x + part, size, softmax.max(), softmax.log_denominator(),
+          kernels_.log_softmax(row_x + part, size, softmax.max(), softmax.log_denominator(), layout_.temperature,
                                log_probabilities + offset + part);
         }
         for (int64_t c = part; slopes != nullptr && c < part + size; ++c) {
-          slopes[offset + c] =
-              ignored_[row] ? T{0} : static_cast<T>(TargetSlope(c, g, softmax, ToDouble(LoadElement<S>(row_x, c))));
+          const double logit = ToDouble(LoadElement<S>(row_x, c)) / layout_.temperature;
+          slopes[offset + c] = ignored_[row] ? T{0} : static_cast<T>(TargetSlope(c, g, softmax, logit));
         }
       });
     }
@@ -222,8 +225,8 @@ class SoftmaxLoss {
   }
 
   void WriteEntropy(int64_t element, const S* x, const Softmax& softmax) {
-    const double entropy =
-        softmax.log_denominator() + kernels_.entropy_sum(x, plan_.num_classes, softmax.max()) / softmax.denominator();
+    const double sum = kernels_.entropy_sum(x, plan_.num_classes, softmax.max(), layout_.temperature);
+    const double entropy = softmax.log_denominator() + sum / softmax.denominator();
     StoreFloat(results_.entropy, element, plan_.unit_scale * (softmax.is_nan() ? kNan : entropy));
   }
 

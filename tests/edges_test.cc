@@ -251,6 +251,38 @@ TEST(EdgesTest, RowsThatRise) {
   }
 }
 
+// The same over a temperature that is kept apart from the logits, and over two that are not; logits of other types, and
+// in another layout, are copied first. Everything is times the temperature, so that it is as hard.
+TEST(EdgesTest, RowsThatRiseOverATemperature) {
+  for (const DataType type : {DataType::kFloat32, DataType::kBfloat16}) {
+    for (const double t : {0x1p-60, 0.07, 1.7, 1000.0, 0x1p60, 0x1p-61, 0x1p61}) {
+      for (const int64_t num_classes : {129, 1000, 4100}) {
+        for (const double base : {0.0, -30.0, -700.0, 2000.0, static_cast<double>(-kInf)}) {
+          for (const double rise : {0.5, 20.0, 35.5, 36.5, 1200.0}) {
+            Batch batch;
+            batch.logits = OwnedTensor({type, {4, num_classes}});
+            for (int64_t row = 0; row < 4; ++row) {
+              const int64_t place = row % 2 == 0 ? 70 : num_classes - 1;
+              for (int64_t j = 0; j < num_classes; ++j) {
+                const bool above = row < 2 ? j == place : j >= place;
+                batch.logits.set(row * num_classes + j,
+                                 t * (base + (above ? rise : 0) - 0.25 * static_cast<double>(j % 5)));
+              }
+              if (std::isinf(base)) batch.logits.set(row * num_classes + place, t * rise);
+            }
+            batch.targets = OwnedTensor::Indices({4}, {70, num_classes - 1, 3, num_classes - 1});
+            batch.spec.outputs = {Output::kLogitsGradient, Output::kPredictedClass, Output::kLogSumExp,
+                                  Output::kEntropy,        Output::kProbabilities,  Output::kLogProbabilities};
+            batch.spec.loss = CrossEntropy{.label_smoothing = rise < 1 ? 0.1 : 0, .temperature = t};
+            ASSERT_EQ(testing::CompareOnEverySimdTarget(batch), "")
+                << Name(type) << " over " << t << ", " << num_classes << " classes, " << rise << " above " << base;
+          }
+        }
+      }
+    }
+  }
+}
+
 // Targets that are given as probabilities, all of it on the class that is above what the row begins with, or a little
 // on each; with weights that a float can just hold.
 TEST(EdgesTest, RowsThatRiseToTheirTargets) {

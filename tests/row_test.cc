@@ -51,6 +51,29 @@ TEST(RowTest, ExpFloatIsWithinItsBound) {
   });
 }
 
+// exp(x / t), whatever the temperature.
+TEST(RowTest, ExpOverTemperatureIsWithinItsBound) {
+  testing::ForEachSimdTarget([](const char* target) {
+    for (const double t :
+         {0x1p-60, 1e-9, 0.01, 0.07, 0.5, 0.999999, 1.0000001, 1.7, 2.0, 3.0, 10.0, 123456.7, 0x1p60}) {
+      for (const double max : {0.0, 1.3, -311.7, 700.0, 1e6}) {  // times t
+        const auto m = static_cast<float>(max * t);
+        std::vector<float> x = {m};
+        for (double gap = 1e-6; gap < 87; gap = gap * 1.001 + 1e-3) x.push_back(static_cast<float>(m - gap * t));
+        std::vector<float> y(x.size());
+        const Gradient<float> gradient{.max = m / t, .temperature = t, .p_scale = 1};
+        RowKernelsOf<float>().scatter(x.data(), 0, static_cast<int64_t>(x.size()), gradient, y.data());
+        for (size_t i = 0; i < x.size(); ++i) {
+          const long double z = (static_cast<long double>(x[i]) - static_cast<long double>(m)) / t;
+          const long double truth = std::exp(z);
+          ASSERT_LE(std::fabs(y[i] - truth) / truth, 2.2 * 0x1p-23)
+              << target << " exp((" << x[i] << " - " << m << ") / " << t << ")";
+        }
+      }
+    }
+  });
+}
+
 // What exponentials far below the maximum are too large is taken off their sum: focal losses of confident rows raise it
 // to a power. Logits differ, so that other roundings have no common direction.
 TEST(RowTest, SumsDoNotDrift) {
