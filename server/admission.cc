@@ -74,9 +74,9 @@ absl::StatusOr<Admission::Ticket> Admission::Enter(std::optional<int64_t> declar
   return Ticket(this, request_bytes);
 }
 
-bool Admission::HasRoom(int64_t request_bytes) const {
+bool Admission::HasRoom(int64_t request_bytes, int64_t held_bytes) const {
   std::lock_guard<std::mutex> lock(mutex_);
-  const bool fits_budget = load_.bytes == 0 || request_bytes <= budget_bytes_ - load_.bytes;
+  const bool fits_budget = load_.bytes == 0 || held_bytes <= budget_bytes_ - load_.bytes;
   return fits_budget && FitsBacklog(request_bytes);
 }
 

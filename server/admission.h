@@ -62,8 +62,8 @@ class Admission {
   // are. The first one in the backlog is never too large for it. Errors: kUnavailable while draining;
   // kResourceExhausted while too much is waiting.
   absl::StatusOr<Ticket> Enter(std::optional<int64_t> request_bytes);
-  // Whether a call of this size would find room in backlog and budget now.
-  bool HasRoom(int64_t request_bytes) const;
+  // Whether a call of this size that holds so much memory would find room in backlog and budget now.
+  bool HasRoom(int64_t request_bytes, int64_t held_bytes) const;
 
   Load load() const;
   bool draining() const;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "wire/metadata.h"
 
 namespace lossd {
 namespace {
@@ -82,7 +83,12 @@ class Pieces {
 
 absl::Status Evaluation::Enter(std::optional<int64_t> declared_bytes) {
   if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
-  if (declared_bytes) declared_bytes = std::clamp<int64_t>(*declared_bytes, 0, context_.config.max_message_bytes);
+  if (declared_bytes) declared_bytes = std::max<int64_t>(*declared_bytes, 0);
+  if (const int64_t limit = context_.config.max_message_bytes; declared_bytes.value_or(0) > limit) {
+    return Refuse(Refusal::kTooLarge, absl::ResourceExhaustedError(absl::StrCat(
+                                          kRequestBytesKey, ": the request would have ", *declared_bytes,
+                                          " bytes and max_message_bytes is ", limit, "; send fewer rows at a time")));
+  }
   absl::StatusOr<Admission::Ticket> ticket = context_.admission.Enter(declared_bytes);
   if (!ticket.ok()) {
     return Refuse(absl::IsUnavailable(ticket.status()) ? Refusal::kDraining : Refusal::kQueue, ticket.status());
@@ -145,8 +151,11 @@ absl::Status Evaluation::Admit() {
       RoundUp(plan_.scratch_bytes) + RoundUp(run_blocks_ * logits_bytes) + RoundUp(run_blocks_ * targets_bytes);
   int64_t bytes = plan_.result_bytes + ScatteredBytes(request_, Gathered());
   if (IsInPlace()) bytes -= request_.contents.logits.bytes;
-  return Reserve(bytes + thread_bytes_ * context_.executor.threads());
+  return Reserve(bytes + thread_bytes_ * NumWorkers());
 }
+
+// Of Executor::ForEach() over the blocks.
+int64_t Evaluation::NumWorkers() const { return std::clamp<int64_t>(plan_.num_blocks, 1, context_.executor.threads()); }
 
 bool Evaluation::ReadsPieces() const { return plan_.reads_pieces && request_.contents.logits.scattered; }
 
@@ -164,6 +173,7 @@ bool Evaluation::IsInPlace() const { return Gathered().logits && plan_.results.l
 absl::Status Evaluation::Reserve(int64_t bytes) {
   absl::Status status = ticket_.Reserve(bytes);
   if (status.ok()) return status;
+  missed_bytes_ = ticket_.bytes() + bytes;
   return Refuse(ticket_.CouldEverReserve(bytes) ? Refusal::kMemory : Refusal::kTooLarge, std::move(status));
 }
 
@@ -232,7 +242,7 @@ absl::Status Evaluation::AllocateResults(Answer& answer, Results& results) {
 }
 
 absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& weights, const Results& results) {
-  absl::StatusOr<Buffer> scratch = Buffer::Allocate(thread_bytes_ * context_.executor.threads());
+  absl::StatusOr<Buffer> scratch = Buffer::Allocate(thread_bytes_ * NumWorkers());
   if (!scratch.ok()) return Refuse(Refusal::kMemory, scratch.status());
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan_.num_blocks));
   std::atomic<bool> skipped = false;

@@ -47,6 +47,8 @@ class Evaluation {
   Refusal refusal() const { return refusal_; }
   // Whether other calls will give back what was missing.
   bool may_retry() const { return refusal_ == Refusal::kQueue || refusal_ == Refusal::kMemory; }
+  // How much memory it would have held, if that was what was missing.
+  int64_t missed_bytes() const { return missed_bytes_; }
   // Counts that refusal, if it was one.
   void CountRefusal() const;
 
@@ -56,6 +58,7 @@ class Evaluation {
   absl::Status Admit();
   absl::Status Reserve(int64_t bytes);
   absl::Status Refuse(Refusal refusal, absl::Status status);
+  int64_t NumWorkers() const;
 
   absl::StatusOr<MessageWriter> EvaluateOrThrow();
   bool ReadsPieces() const;         // the logits are read where they are, in the slices of the message
@@ -72,6 +75,7 @@ class Evaluation {
   Admission::Ticket ticket_;
   int64_t sequence_ = 0;
   Refusal refusal_ = Refusal::kNone;
+  int64_t missed_bytes_ = 0;
   Request request_;
   Plan plan_;
   InputSet<bool> window_{};   // copied from the slices of the message, a run of blocks at a time

@@ -12,10 +12,10 @@ constexpr absl::Duration kLook = absl::Milliseconds(100);  // how late a watcher
 
 void HealthCall::OnRead(std::optional<grpc::ByteBuffer> message) {
   grpc::health::v1::HealthCheckRequest request;
-  if (!message || !ParseSmall(*message, request)) {
-    return rpc_.Finish(absl::InvalidArgumentError("this is not a grpc.health.v1.HealthCheckRequest"));
+  if (absl::Status status = ParseSmall(message.value_or(grpc::ByteBuffer()), request); !status.ok()) {
+    return rpc_.Finish(status);
   }
-  service_ = request.service();
+  known_ = request.service().empty() || request.service() == v1::LossService::service_full_name();
   const Status::ServingStatus status = Current();
   if (watch_) return Tell(status);
   if (status == Status::SERVICE_UNKNOWN) {
@@ -27,7 +27,7 @@ void HealthCall::OnRead(std::optional<grpc::ByteBuffer> message) {
 }
 
 HealthCall::Status::ServingStatus HealthCall::Current() const {
-  if (!service_.empty() && service_ != v1::LossService::service_full_name()) return Status::SERVICE_UNKNOWN;
+  if (!known_) return Status::SERVICE_UNKNOWN;
   return context_.admission.draining() ? Status::NOT_SERVING : Status::SERVING;
 }
 

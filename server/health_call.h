@@ -8,7 +8,6 @@
 
 #include <mutex>
 #include <optional>
-#include <string>
 
 #include "grpc/health/v1/health.pb.h"
 #include "server/call.h"
@@ -36,7 +35,7 @@ class HealthCall final : public RpcHandler {
   const ServiceContext& context_;
   Rpc& rpc_;
   const bool watch_;
-  std::string service_;
+  bool known_ = false;  // the service that is asked about
   Status::ServingStatus told_ = Status::UNKNOWN;
 };
 

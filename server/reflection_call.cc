@@ -95,9 +95,7 @@ ServerReflectionResponse AnswerTo(const ServerReflectionRequest& request) {
 void ReflectionCall::OnRead(std::optional<grpc::ByteBuffer> message) {
   if (!message) return rpc_.Finish(absl::OkStatus());
   ServerReflectionRequest request;
-  if (!ParseSmall(*message, request)) {
-    return rpc_.Finish(absl::InvalidArgumentError("this is not a ServerReflectionRequest"));
-  }
+  if (absl::Status status = ParseSmall(*message, request); !status.ok()) return rpc_.Finish(status);
   rpc_.Write(SerializeSmall(AnswerTo(request)));
 }
 

@@ -38,8 +38,8 @@ class InfoCall final : public CountedCall {
   void OnStart() override { rpc_.Read(); }
   void OnRead(std::optional<grpc::ByteBuffer> message) override {
     v1::GetServerInfoRequest request;
-    if (!message || !ParseSmall(*message, request)) {
-      return rpc_.Finish(absl::InvalidArgumentError("this is not a lossd.v1.GetServerInfoRequest"));
+    if (absl::Status status = ParseSmall(message.value_or(grpc::ByteBuffer()), request); !status.ok()) {
+      return rpc_.Finish(status);
     }
     rpc_.WriteAndFinish(SerializeSmall(InfoOf(context_.config)));
   }

@@ -36,7 +36,8 @@ void StreamCall::OnRead(std::optional<grpc::ByteBuffer> message) {
 }
 
 // The message that is waiting_. Nothing is read meanwhile, so there is only one. While it waits nothing is held for it
-// but its bytes, so that streams cannot wait for each other: it is parsed anew each time.
+// but its bytes, so that streams cannot wait for each other: it is parsed anew each time that there is as much memory
+// as was missing.
 void StreamCall::Begin(const grpc::ByteBuffer& message) {
   auto batch = std::make_unique<Batch>(Batch{{context_, rpc_}, static_cast<int64_t>(message.Length()), std::nullopt});
   absl::Status status = batch->evaluation.Enter(batch->bytes);
@@ -46,6 +47,7 @@ void StreamCall::Begin(const grpc::ByteBuffer& message) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (batch->evaluation.may_retry()) {
+      missed_bytes_ = batch->evaluation.missed_bytes();
       batch.reset();
       waking_ = true;
       return rpc_.WakeIn(kWait);
@@ -98,6 +100,11 @@ void StreamCall::OnWake() {
     std::lock_guard<std::mutex> lock(mutex_);
     waking_ = false;
     if (!waiting_) return Advance();
+    const Admission& admission = context_.admission;
+    if (!admission.HasRoom(last_bytes_, missed_bytes_) && !admission.draining() && rpc_.CheckAlive().ok()) {
+      waking_ = true;
+      return rpc_.WakeIn(kWait);
+    }
     message = waiting_;
   }
   Begin(*message);
@@ -136,7 +143,7 @@ bool StreamCall::HasRoom() const {
   int64_t bytes = last_bytes_;
   for (const auto& batch : batches_) bytes += batch->bytes;
   const bool window = batches_.empty() || (batches_.size() < kMaxBatches && bytes <= kMaxBatchesBytes);
-  return window && context_.admission.HasRoom(last_bytes_);
+  return window && context_.admission.HasRoom(last_bytes_, last_bytes_);
 }
 
 }  // namespace lossd

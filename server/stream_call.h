@@ -46,6 +46,7 @@ class StreamCall final : public CountedCall {
   std::deque<std::unique_ptr<Batch>> batches_;  // in the order of the requests
   std::optional<grpc::ByteBuffer> waiting_;     // read, but there is no memory for it yet
   int64_t last_bytes_ = 0;                      // of the last message
+  int64_t missed_bytes_ = 0;                    // of memory, so much waiting_ would hold
   bool reading_ = false, writing_ = false, waking_ = false;
   bool read_all_ = false, broken_ = false, finished_ = false;
   absl::Status end_;  // what the stream ends with

@@ -76,8 +76,10 @@ grpc::ByteBuffer EncodeStreamed(int64_t sequence, absl::StatusOr<MessageWriter> 
 // Upper bound of the size of the EvaluateResponse of a plan.
 int64_t MaxResponseBytes(const Plan& plan);
 
-// A message without tensors. False where these bytes are not one.
-bool ParseSmall(const grpc::ByteBuffer& bytes, google::protobuf::MessageLite& message);
+// A message without tensors, of at most kMaxSmallMessageBytes: whoever is not admitted may hold no more. Errors:
+// kInvalidArgument where these bytes are not one.
+inline constexpr size_t kMaxSmallMessageBytes = 1 << 16;
+absl::Status ParseSmall(const grpc::ByteBuffer& bytes, google::protobuf::MessageLite& message);
 grpc::ByteBuffer SerializeSmall(const google::protobuf::MessageLite& message);
 
 // The one place where errors become what clients see. Very long messages are cut.

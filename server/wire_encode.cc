@@ -87,9 +87,16 @@ grpc::ByteBuffer EncodeStreamed(int64_t sequence, absl::StatusOr<MessageWriter> 
 
 int64_t MaxResponseBytes(const Plan& plan) { return plan.result_bytes + kMaxSmallFields; }
 
-bool ParseSmall(const grpc::ByteBuffer& bytes, google::protobuf::MessageLite& message) {
+absl::Status ParseSmall(const grpc::ByteBuffer& bytes, google::protobuf::MessageLite& message) {
+  if (bytes.Length() > kMaxSmallMessageBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("a ", message.GetTypeName(), " of ", bytes.Length(),
+                                                   " bytes; at most ", kMaxSmallMessageBytes, " are read"));
+  }
   grpc::Slice slice;
-  return bytes.DumpToSingleSlice(&slice).ok() && message.ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
+  if (bytes.DumpToSingleSlice(&slice).ok() && message.ParseFromArray(slice.begin(), static_cast<int>(slice.size()))) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("this is not a ", message.GetTypeName()));
 }
 
 grpc::ByteBuffer SerializeSmall(const google::protobuf::MessageLite& message) {

@@ -129,7 +129,7 @@ TEST(AdmissionTest, TheBacklogIsBounded) {
   absl::StatusOr<Admission::Ticket> first = admission.Enter(2 * kBacklog);
   ASSERT_TRUE(first.ok());
   EXPECT_THAT(std::string(admission.Enter(0).status().message()), AllOf(HasSubstr("retry later"), HasSubstr("wait")));
-  EXPECT_FALSE(admission.HasRoom(1));
+  EXPECT_FALSE(admission.HasRoom(1, 1));
   first->LeaveBacklog();
   first->LeaveBacklog();
   EXPECT_EQ(admission.load().backlog_bytes, 0);

@@ -1,6 +1,7 @@
 // What happens to calls that are too large, cancelled or in flight when the server drains; and where it listens.
 #include <unistd.h>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "tests/raw_http.h"
 #include "tests/server_fixture.h"
@@ -27,6 +28,22 @@ TEST_F(ServerDrainTest, AMessageOverTheLimit) {
   const Reply reply = Call(*stub_, request);
   EXPECT_EQ(reply.status.error_code(), grpc::RESOURCE_EXHAUSTED);
   EXPECT_THAT(reply.status.error_message(), AllOf(HasSubstr("1048577"), HasSubstr("1048576")));
+  ExpectServes();
+}
+
+TEST_F(ServerDrainTest, ADeclaredSizeOverTheLimitIsRefusedBeforeTheBody) {
+  Config config = SmallConfig();
+  config.max_message_bytes = kMegabyte;
+  Start(config);
+  const std::unique_ptr<grpc::ClientContext> context = NewContext();
+  context->AddMetadata("lossd-request-bytes", absl::StrCat(kMegabyte + 1));
+  v1::EvaluateResponse response;
+  const grpc::Status status = stub_->Evaluate(context.get(), SmallRequest(), &response);
+  EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), AllOf(StartsWith("lossd-request-bytes: "), HasSubstr("1048577"),
+                                            HasSubstr("max_message_bytes is 1048576")));
+  EXPECT_EQ(context->GetServerTrailingMetadata().count("grpc-retry-pushback-ms"), 0u);
+  EXPECT_EQ(Sample("lossd_rejected_total{reason=\"too_large\"}"), 1);
   ExpectServes();
 }
 

@@ -168,6 +168,8 @@ class Walker {
     AppendVarint(tag, text);
     if (!IsWalked(field->message_type())) {
       AppendVarint(static_cast<uint64_t>(length), text);
+      // protobuf keeps what it does not know inside, in more memory than numbers take.
+      if (field->message_type() != nullptr && !Reserve(length)) return false;
       return CopyBytes(length, text);
     }
     std::string inner;

@@ -134,6 +134,22 @@ def test_health_of_an_unknown_service(lossd):
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+def test_who_is_not_admitted_may_not_send_much(lossd):
+    """Nobody counts what these hold, and watchers stay for as long as they like."""
+    name = "x" * 100_000
+    health = health_pb2_grpc.HealthStub(lossd.channel)
+    reflection = reflection_pb2_grpc.ServerReflectionStub(lossd.channel)
+    asked = health_pb2.HealthCheckRequest(service=name)
+    for ask in (lambda: health.Check(asked, timeout=60),
+                lambda: next(health.Watch(asked, timeout=60)),
+                lambda: next(reflection.ServerReflectionInfo(
+                    iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)]), timeout=60))):
+        with pytest.raises(grpc.RpcError) as refused:
+            ask()
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "at most 65536 are read" in refused.value.details()
+
+
 # ---- reflection ------------------------------------------------------------------------------------------------------
 
 
