@@ -339,17 +339,36 @@ TEST_F(ChunkedClientTest, AServerWithoutStreams) {
 
 TEST_F(ChunkedClientTest, StreamsThatBreak) {
   const testing::Batch batch = ThreeChunks();
-  for (int num_streams : {1, 2}) {
-    FakeLossd fake(NoCalls);
-    fake.set_stream([&](grpc::ServerContext*, Stream* stream) {
-      Serve(stream, 1);
-      return grpc::Status(grpc::StatusCode::UNAVAILABLE, "draining");
-    });
-    const absl::StatusOr<Evaluation> answer = Client(fake.target()).Evaluate(ViewOf(batch), Chunked(num_streams));
-    ASSERT_TRUE(answer.ok()) << answer.status();
-    EXPECT_GE(fake.num_streams(), 3);
-    ExpectSame(*answer, *client_->Evaluate(ViewOf(batch), OneCall()));
+  // A server that stops cancels what it has not ended.
+  for (const auto code : {grpc::StatusCode::UNAVAILABLE, grpc::StatusCode::CANCELLED}) {
+    for (int num_streams : {1, 2}) {
+      FakeLossd fake(NoCalls);
+      fake.set_stream([&](grpc::ServerContext*, Stream* stream) {
+        Serve(stream, 1);
+        return grpc::Status(code, "draining");
+      });
+      const absl::StatusOr<Evaluation> answer = Client(fake.target()).Evaluate(ViewOf(batch), Chunked(num_streams));
+      ASSERT_TRUE(answer.ok()) << answer.status();
+      EXPECT_GE(fake.num_streams(), 3);
+      ExpectSame(*answer, *client_->Evaluate(ViewOf(batch), OneCall()));
+    }
   }
+}
+
+TEST_F(ChunkedClientTest, OneStreamThatLeadsNowhereLeavesItsChunksToTheOther) {
+  constexpr int kTries = 6;
+  const testing::Batch batch = ThreeChunks();
+  std::atomic<bool> served = false;
+  FakeLossd fake(NoCalls);
+  fake.set_stream([&](grpc::ServerContext*, Stream* stream) {
+    if (served.exchange(true)) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "draining");
+    while (fake.num_streams() < 1 + kTries) absl::SleepFor(absl::Milliseconds(5));  // the other one has given up
+    return Serve(stream);
+  });
+  const absl::StatusOr<Evaluation> answer = Client(fake.target()).Evaluate(ViewOf(batch), Chunked(2));
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(fake.num_streams(), 1 + kTries);
+  ExpectSame(*answer, *client_->Evaluate(ViewOf(batch), OneCall()));
 }
 
 TEST_F(ChunkedClientTest, ChunksThatAreRefusedForTheMoment) {

@@ -11,7 +11,9 @@ namespace {
 
 // Evaluate is pure, so a call that no server took may go to the next one. Streams are not retried here: their chunks
 // are, one by one. Nor is RESOURCE_EXHAUSTED: gRPC would also retry a refusal without pushback, which is for ever.
+// Of several addresses behind a name all are used: one that drains is not the only one that is tried again.
 constexpr char kServiceConfig[] = R"({
+  "loadBalancingConfig": [{"round_robin": {}}],
   "methodConfig": [{
     "name": [
       {"service": "lossd.v1.LossService", "method": "Evaluate"},

@@ -19,12 +19,15 @@ constexpr size_t kLeastInFlight = 2;  // less would not overlap anything
 
 // Worth another try: a server that drains, or that is full for the moment.
 bool IsPassing(const absl::Status& status) { return absl::IsUnavailable(status) || absl::IsResourceExhausted(status); }
+// The same of a stream that we have not cancelled: then the server has, as it ends.
+bool IsPassingEnd(const absl::Status& status) { return IsPassing(status) || absl::IsCancelled(status); }
 
 }  // namespace
 
 ChunkStream::ChunkStream(ChunkWork& work, std::shared_ptr<grpc::Channel> channel)
     : work_(work), channel_(std::move(channel)) {
   for (size_t i = 0; i < tags_.size(); ++i) tags_[i] = {this, static_cast<Step>(i)};
+  ++work_.num_trying;
 }
 
 void* ChunkStream::Expect(Step step) {
@@ -43,7 +46,7 @@ void ChunkStream::Begin() {
 
 void ChunkStream::Advance() {
   if (!open_) {
-    if (!pausing_ && !work_.ended() && !work_.waiting.empty()) Begin();
+    if (!pausing_ && !given_up_ && !work_.ended() && !work_.waiting.empty()) Begin();
     return;
   }
   if (read_all_ && !writing_ && !finishing_) {
@@ -54,7 +57,7 @@ void ChunkStream::Advance() {
   if (work_.done()) {
     half_closed_ = writing_ = true;
     call_->WritesDone(Expect(Step::kWritten));
-  } else if (work_.failure.ok() && !pausing_ && !work_.waiting.empty() && HasRoom()) {
+  } else if (work_.failure.ok() && !pausing_ && !given_up_ && !work_.waiting.empty() && HasRoom()) {
     WriteNext();
   }
 }
@@ -88,7 +91,7 @@ void ChunkStream::On(Step step, bool ok) {
 
 void ChunkStream::End() {
   if (pausing_) alarm_.Cancel();
-  if (open_ && !work_.failure.ok()) context_->TryCancel();
+  if (open_ && (!work_.failure.ok() || !started_)) context_->TryCancel();
   Advance();
 }
 
@@ -160,14 +163,18 @@ void ChunkStream::Finished() {
   if (work_.ended()) return;
   absl::Status status = ToAbslStatus(status_);
   if (status.ok()) status = absl::UnavailableError("the server ended a stream before it had answered");
-  if (!IsPassing(status)) return Fail(status);
+  if (!IsPassingEnd(status)) return Fail(status);
   if (!work_.waiting.empty()) Pause(status);
 }
 
 void ChunkStream::Pause(const absl::Status& why) {
-  if (pausing_) return;
+  if (pausing_ || given_up_) return;
   const std::optional<absl::Duration> pause = backoff_.Next();
-  if (!pause || absl::Now() + *pause >= work_.deadline) return Fail(why);
+  if (!pause || absl::Now() + *pause >= work_.deadline) {
+    given_up_ = true;
+    if (--work_.num_trying == 0) Fail(why);
+    return;
+  }
   pausing_ = true;
   alarm_.Set(&work_.queue, absl::ToChronoTime(absl::Now() + *pause), Expect(Step::kAwake));
 }

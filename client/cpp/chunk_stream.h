@@ -33,6 +33,7 @@ struct ChunkWork {
   const absl::Time deadline;
   Assembly assembly;
   std::set<int64_t> waiting = {};  // chunks that are to be sent
+  int num_trying = 0;              // streams that have not given up
   absl::Status failure = {};       // why the call fails
   LentMemory memory = {};
   grpc::CompletionQueue queue = {};
@@ -64,7 +65,7 @@ class ChunkStream {
   void Advance();
   // A tag of this stream has come out of the queue.
   void On(Step step, bool ok);
-  // The work has ended: half-closes, or cancels after a failure.
+  // The work has ended: half-closes, or cancels after a failure and where there is no connection yet.
   void End();
   // Something of it is in the queue.
   bool busy() const { return operations_ > 0; }
@@ -78,7 +79,8 @@ class ChunkStream {
   absl::Status Take(const Slices& message);
   absl::Status TakeError(int64_t chunk, const absl::Status& error);
   void Finished();
-  // Before the next try; fails the work where there have been too many.
+  // Before the next try. Gives up where there have been too many: what is waiting is left to other streams or, if no
+  // other one is trying, fails the work.
   void Pause(const absl::Status& why);
   void Fail(const absl::Status& why);
 
@@ -98,7 +100,7 @@ class ChunkStream {
 
   Backoff backoff_;
   grpc::Alarm alarm_;
-  bool pausing_ = false;
+  bool pausing_ = false, given_up_ = false;
 };
 
 }  // namespace lossd

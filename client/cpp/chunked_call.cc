@@ -32,6 +32,9 @@ void Drive(const Streams& streams, ChunkWork& work) {
     if (!work.queue.Next(&event, &ok)) return;
     const auto* tag = static_cast<ChunkStream::Tag*>(event);
     tag->stream->On(tag->step, ok);
+    if (!work.ended() && !work.waiting.empty()) {  // what one stream has put back another may take
+      for (const auto& stream : streams) stream->Advance();
+    }
     if (ended || !work.ended()) continue;
     ended = true;
     for (const auto& stream : streams) stream->End();

@@ -95,7 +95,19 @@ EvaluateOptions OptionsFromFlags() {
   return options;
 }
 
+absl::Status CheckFlags() {
+  const auto at_least = [](const char* flag, int64_t value, int64_t least) {
+    if (value >= least) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("--", flag, "=", value, " must be at least ", least));
+  };
+  absl::Status status = at_least("repeat", absl::GetFlag(FLAGS_repeat), 1);
+  status.Update(at_least("chunk_streams", absl::GetFlag(FLAGS_chunk_streams), 1));
+  status.Update(at_least("chunk_bytes", absl::GetFlag(FLAGS_chunk_bytes), 0));
+  return status;
+}
+
 int RunEval() {
+  if (absl::Status status = CheckFlags(); !status.ok()) return FailUsage(status);
   absl::StatusOr<Spec> spec = SpecFromFlags();
   if (!spec.ok()) return FailUsage(spec.status());
   if (!absl::GetFlag(FLAGS_gradient).empty()) spec->outputs.Add(Output::kLogitsGradient);
@@ -106,7 +118,7 @@ int RunEval() {
   const Client client(absl::GetFlag(FLAGS_target));
   absl::StatusOr<Evaluation> evaluation = absl::UnknownError("not called");
   absl::Duration round_trip = absl::InfiniteDuration();
-  for (int i = 0; i < std::max(absl::GetFlag(FLAGS_repeat), 1); ++i) {
+  for (int i = 0; i < absl::GetFlag(FLAGS_repeat); ++i) {
     const absl::Time start = absl::Now();
     evaluation = client.Evaluate(batch, OptionsFromFlags());
     if (!evaluation.ok()) break;
