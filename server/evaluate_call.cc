@@ -9,6 +9,7 @@ namespace lossd {
 namespace {
 
 constexpr char kPushbackMilliseconds[] = "100";
+constexpr size_t kQuickBytes = 1 << 17;  // no message of so few bytes takes long to decode
 
 }  // namespace
 
@@ -29,7 +30,19 @@ void EvaluateCall::OnRead(std::optional<grpc::ByteBuffer> message) {
     return Fail(status.ok() ? absl::InvalidArgumentError("the call ended without a request message") : status);
   }
   context_.metrics.ReceivedBytes(static_cast<int64_t>(message->Length()));
-  if (const absl::Status status = evaluation_.Prepare(*std::move(message)); !status.ok()) return Fail(status);
+  const bool quick = message->Length() <= kQuickBytes;
+  grpc::ByteBuffer again;
+  if (!quick) again = *message;
+  using Patience = Evaluation::Patience;
+  const absl::Status status = evaluation_.Prepare(*std::move(message), quick ? Patience::kLong : Patience::kShort);
+  if (evaluation_.takes_long()) {
+    return context_.executor.Submit([this, again, hold = rpc_.Keep()]() mutable {
+      const absl::Status prepared = evaluation_.Prepare(std::exchange(again, {}), Patience::kLong);
+      return prepared.ok() ? Compute() : Fail(prepared);
+    });
+  }
+  again.Clear();  // slices go as soon as they have been gathered
+  if (!status.ok()) return Fail(status);
   if (evaluation_.IsSmall()) return Compute();
   context_.executor.Submit([this, hold = rpc_.Keep()] { Compute(); });
 }

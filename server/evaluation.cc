@@ -18,6 +18,7 @@ static_assert(kSmallLogits <= kRowPart && kSmallLogits <= kWeighedElements,
               "a small batch is computed where there is no pool to share it");
 constexpr int64_t kWindowBytes = 1 << 19;    // what stays in the L2 cache between the copy and the kernels
 constexpr int64_t kMaxBlockBytes = 1 << 20;  // of tensors with larger blocks nothing is gained by copying those alone
+constexpr int kMostReserved = 16;            // 64,000 fields or a megabyte of them: about a millisecond of decoding
 
 // Runs a step that may throw what it did not write itself: allocation failures, protobuf. Nothing gets past here.
 template <typename Step>
@@ -97,26 +98,29 @@ absl::Status Evaluation::Enter(std::optional<int64_t> declared_bytes) {
   return Reserve(declared_bytes.value_or(0));
 }
 
-absl::Status Evaluation::Prepare(grpc::ByteBuffer message) {
-  return PrepareMessage(std::move(message),
+absl::Status Evaluation::Prepare(grpc::ByteBuffer message, Patience patience) {
+  return PrepareMessage(std::move(message), patience,
                         [](grpc::ByteBuffer bytes, ReserveBytes reserve) { return Decode(std::move(bytes), reserve); });
 }
 
-absl::Status Evaluation::PrepareStreamed(grpc::ByteBuffer message) {
-  return PrepareMessage(std::move(message), [this](grpc::ByteBuffer bytes, ReserveBytes reserve) {
+absl::Status Evaluation::PrepareStreamed(grpc::ByteBuffer message, Patience patience) {
+  return PrepareMessage(std::move(message), patience, [this](grpc::ByteBuffer bytes, ReserveBytes reserve) {
     return DecodeStreamed(std::move(bytes), reserve, sequence_);
   });
 }
 
 template <typename DecodeMessage>
-absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, const DecodeMessage& decode) {
+absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, Patience patience, const DecodeMessage& decode) {
   return Guard([&]() -> absl::Status {
+    num_reserved_ = 0;
+    takes_long_ = false;
     const absl::Time begin = absl::Now();
     const auto message_bytes = static_cast<int64_t>(message.Length());
     ticket_.Arrived(message_bytes);
     if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
     if (absl::Status status = Reserve(message_bytes - ticket_.bytes()); !status.ok()) return status;
-    absl::StatusOr<Request> request = decode(std::move(message), [this](int64_t bytes) { return Reserve(bytes); });
+    absl::StatusOr<Request> request =
+        decode(std::move(message), [&](int64_t bytes) { return ReserveDecoded(bytes, patience); });
     if (!request.ok()) return request.status();
     request_ = *std::move(request);
     absl::StatusOr<Plan> plan = MakePlan(request_.spec, TypesOf(request_.inputs));
@@ -128,6 +132,16 @@ absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, const DecodeMe
     context_.metrics.DecodeSeconds(absl::ToDoubleSeconds(prepared_ - begin));
     return absl::OkStatus();
   });
+}
+
+// Before so much more memory is taken by decoding or, with 0, once in a while.
+absl::Status Evaluation::ReserveDecoded(int64_t bytes, Patience patience) {
+  if (patience == Patience::kShort && ++num_reserved_ > kMostReserved) {
+    takes_long_ = true;
+    return absl::AbortedError("decoding takes long");
+  }
+  if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
+  return Reserve(bytes);
 }
 
 absl::Status Evaluation::Admit() {

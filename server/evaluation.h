@@ -31,10 +31,14 @@ class Evaluation {
   // Before the message is read. `declared_bytes`: its size, where the client has said it.
   absl::Status Enter(std::optional<int64_t> declared_bytes);
 
-  // Decodes, plans and admits. Errors: every refusal that needs no look at a value.
-  absl::Status Prepare(grpc::ByteBuffer message);
+  // Whose thread decodes: one that others wait for, or one of the executor's.
+  enum class Patience { kShort, kLong };
+  // Decodes, plans and admits. Errors: every refusal that needs no look at a value; where patience is kShort and this
+  // takes long, kAborted and takes_long(): to be called again with kLong.
+  absl::Status Prepare(grpc::ByteBuffer message, Patience patience);
   // The same for the message of a stream, whose sequence it learns.
-  absl::Status PrepareStreamed(grpc::ByteBuffer message);
+  absl::Status PrepareStreamed(grpc::ByteBuffer message, Patience patience);
+  bool takes_long() const { return takes_long_; }
   int64_t sequence() const { return sequence_; }
 
   // So little work that handing it to another thread would cost more. REQUIRES: Prepare() is OK.
@@ -54,7 +58,8 @@ class Evaluation {
 
  private:
   template <typename DecodeMessage>
-  absl::Status PrepareMessage(grpc::ByteBuffer message, const DecodeMessage& decode);
+  absl::Status PrepareMessage(grpc::ByteBuffer message, Patience patience, const DecodeMessage& decode);
+  absl::Status ReserveDecoded(int64_t bytes, Patience patience);
   absl::Status Admit();
   absl::Status Reserve(int64_t bytes);
   absl::Status Refuse(Refusal refusal, absl::Status status);
@@ -76,6 +81,8 @@ class Evaluation {
   int64_t sequence_ = 0;
   Refusal refusal_ = Refusal::kNone;
   int64_t missed_bytes_ = 0;
+  int num_reserved_ = 0;  // times that decoding asked
+  bool takes_long_ = false;
   Request request_;
   Plan plan_;
   InputSet<bool> window_{};   // copied from the slices of the message, a run of blocks at a time

@@ -32,16 +32,20 @@ void StreamCall::OnRead(std::optional<grpc::ByteBuffer> message) {
     context_.metrics.ReceivedBytes(last_bytes_);
     waiting_ = message;
   }
-  Begin(*message);
+  Begin(*message, Evaluation::Patience::kShort);
 }
 
 // The message that is waiting_. Nothing is read meanwhile, so there is only one. While it waits nothing is held for it
 // but its bytes, so that streams cannot wait for each other: it is parsed anew each time that there is as much memory
 // as was missing.
-void StreamCall::Begin(const grpc::ByteBuffer& message) {
+void StreamCall::Begin(const grpc::ByteBuffer& message, Evaluation::Patience patience) {
   auto batch = std::make_unique<Batch>(Batch{{context_, rpc_}, static_cast<int64_t>(message.Length()), std::nullopt});
   absl::Status status = batch->evaluation.Enter(batch->bytes);
-  if (status.ok()) status = batch->evaluation.PrepareStreamed(message);
+  if (status.ok()) status = batch->evaluation.PrepareStreamed(message, patience);
+  if (batch->evaluation.takes_long()) {
+    return context_.executor.Submit(
+        [this, message, hold = rpc_.Keep()] { Begin(message, Evaluation::Patience::kLong); });
+  }
   if (batch->evaluation.refusal() == Evaluation::Refusal::kDraining) return StopReading(status);
   Batch& added = *batch;
   {
@@ -107,7 +111,7 @@ void StreamCall::OnWake() {
     }
     message = waiting_;
   }
-  Begin(*message);
+  Begin(*message, Evaluation::Patience::kShort);
 }
 
 void StreamCall::Advance() {

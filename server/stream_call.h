@@ -31,7 +31,7 @@ class StreamCall final : public CountedCall {
     std::optional<grpc::ByteBuffer> answer;
   };
 
-  void Begin(const grpc::ByteBuffer& message);
+  void Begin(const grpc::ByteBuffer& message, Evaluation::Patience patience);
   void Compute(Batch& batch);
   void Answer(Batch& batch, absl::StatusOr<MessageWriter> answer);
   void StopReading(const absl::Status& status);

@@ -55,6 +55,46 @@ std::string WithoutTiming(v1::EvaluateResponse response) {
   return response.SerializeAsString();
 }
 
+// What takes long to decode is not decoded by the thread that waits for events: many fields, or many typed numbers.
+TEST_F(ServerStreamTest, MessagesThatTakeLongToDecode) {
+  Start();
+  const v1::EvaluateRequest plain = SmallRequest();
+  const Reply want = Call(*stub_, plain);
+  ASSERT_TRUE(want.status.ok()) << want.status.error_message();
+  v1::EvaluateRequest many = plain;
+  auto* const unknown = many.GetReflection()->MutableUnknownFields(&many);
+  for (int i = 0; i < 200'000; ++i) unknown->AddVarint(5000, 1);
+  v1::EvaluateRequest bad = many;
+  bad.clear_targets();
+  const Reply got = Call(*stub_, many);
+  ASSERT_TRUE(got.status.ok()) << got.status.error_message();
+  EXPECT_EQ(WithoutTiming(got.response), WithoutTiming(want.response));
+  EXPECT_EQ(Call(*stub_, bad).status.error_code(), grpc::INVALID_ARGUMENT);
+
+  v1::EvaluateRequest typed;
+  constexpr int kRows = 1'500'000;
+  typed.mutable_logits()->set_data_type(v1::DATA_TYPE_FLOAT32);
+  typed.mutable_logits()->add_shape(kRows);
+  typed.mutable_logits()->add_shape(2);
+  typed.mutable_logits()->mutable_raw()->resize(size_t{8} * kRows);
+  typed.mutable_targets()->set_data_type(v1::DATA_TYPE_INT64);
+  typed.mutable_targets()->add_shape(kRows);
+  for (int i = 0; i < kRows; ++i) typed.mutable_targets()->mutable_ints()->add_values(i % 2);
+  typed.mutable_loss()->mutable_cross_entropy();
+  const Reply of_typed = Call(*stub_, typed);
+  ASSERT_TRUE(of_typed.status.ok()) << of_typed.status.error_message();
+
+  grpc::Status status;
+  const auto answers = Exchange({Message(0, many), Message(1, bad), Message(2, plain), Message(3, typed)}, &status);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(answers.size(), 4u);
+  EXPECT_EQ(WithoutTiming(answers[0].response()), WithoutTiming(want.response));
+  EXPECT_EQ(answers[1].error().code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(WithoutTiming(answers[2].response()), WithoutTiming(want.response));
+  EXPECT_EQ(WithoutTiming(answers[3].response()), WithoutTiming(of_typed.response));
+  EXPECT_EQ(Sample("lossd_inflight_bytes"), 0);
+}
+
 TEST_F(ServerStreamTest, AnswersAreThoseOfUnaryCallsInOrder) {
   Start();
   std::vector<v1::EvaluateStreamRequest> messages;

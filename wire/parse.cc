@@ -20,6 +20,7 @@ using google::protobuf::internal::WireFormatLite;
 constexpr int kMaxVarintBytes = 10, kMaxTagBytes = 5;
 constexpr int kMaxGroupDepth = 1000;  // protobuf refuses less; this only bounds what is copied for it to refuse
 constexpr int64_t kFreeBytes = 1 << 16;
+constexpr int64_t kFieldsAtOnce = 4096;
 // One byte of a packed varint becomes an int64, in a field that doubles as it grows, and is then converted.
 constexpr int64_t kGrowth = 24;
 
@@ -48,7 +49,7 @@ class Walker {
   bool CopyMessage(const Descriptor& type, int64_t end, std::string& text) {
     while (cursor_.position() < end) {
       uint32_t tag = 0;
-      if (!ReadTag(end, tag)) return false;
+      if (!GoOn() || !ReadTag(end, tag)) return false;
       const auto number = static_cast<int>(tag >> 3);
       const FieldDescriptor* field = type.FindFieldByNumber(number);
       const bool known = field != nullptr && Fits(*field, tag & 7);
@@ -70,6 +71,12 @@ class Walker {
 
  private:
   int64_t Left(int64_t end) const { return end - cursor_.position(); }
+
+  // Before each field.
+  bool GoOn() {
+    if (++num_fields_ % kFieldsAtOnce == 0) status_ = reserve_(0);
+    return status_.ok();
+  }
 
   bool ReadVarint(int64_t end, int max_bytes, uint64_t& value) {
     value = 0;
@@ -184,7 +191,9 @@ class Walker {
     if (!Reserve(kMaxTagBytes)) return false;
     AppendVarint(tag, text);
     for (int depth = 1; depth > 0;) {
-      if (Left(end) == 0 || !ReadTag(end, tag) || depth > kMaxGroupDepth || !Reserve(kMaxTagBytes)) return false;
+      if (Left(end) == 0 || !GoOn() || !ReadTag(end, tag) || depth > kMaxGroupDepth || !Reserve(kMaxTagBytes)) {
+        return false;
+      }
       switch (tag & 7) {
         case WireFormatLite::WIRETYPE_START_GROUP:
           ++depth;
@@ -207,7 +216,7 @@ class Walker {
   const Slices& bytes_;
   const ReserveBytes reserve_;
   SliceCursor cursor_;
-  int64_t copied_bytes_ = 0, reserved_bytes_ = kFreeBytes;
+  int64_t num_fields_ = 0, copied_bytes_ = 0, reserved_bytes_ = kFreeBytes;
   absl::Status status_;
 };
 

@@ -29,7 +29,7 @@ struct RawReference {
 };
 
 // Asked before memory is taken for small fields and typed contents: beyond the first 64 KiB, and for everything they
-// may grow to.
+// may grow to. Asked for 0 bytes after every 4,096 fields, so that who is asked may give up.
 using ReserveBytes = absl::FunctionRef<absl::Status(int64_t bytes)>;
 
 // Reads `bytes` into `message`, an EvaluateRequest, an EvaluateResponse or the message of a stream. Afterwards each
