@@ -18,7 +18,8 @@ static_assert(kSmallLogits <= kRowPart && kSmallLogits <= kWeighedElements,
               "a small batch is computed where there is no pool to share it");
 constexpr int64_t kWindowBytes = 1 << 19;    // what stays in the L2 cache between the copy and the kernels
 constexpr int64_t kMaxBlockBytes = 1 << 20;  // of tensors with larger blocks nothing is gained by copying those alone
-constexpr int kMostReserved = 16;            // 64,000 fields or a megabyte of them: about a millisecond of decoding
+constexpr int kMostReserved = 16;            // 64,000 fields or a megabyte of them, which ...
+constexpr int64_t kMostDecodedBytes = 24 << 20;  // ... may grow to this: about a millisecond of decoding
 
 // Runs a step that may throw what it did not write itself: allocation failures, protobuf. Nothing gets past here.
 template <typename Step>
@@ -113,6 +114,7 @@ template <typename DecodeMessage>
 absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, Patience patience, const DecodeMessage& decode) {
   return Guard([&]() -> absl::Status {
     num_reserved_ = 0;
+    decoded_bytes_ = 0;
     takes_long_ = false;
     const absl::Time begin = absl::Now();
     const auto message_bytes = static_cast<int64_t>(message.Length());
@@ -136,7 +138,8 @@ absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, Patience patie
 
 // Before so much more memory is taken by decoding or, with 0, once in a while.
 absl::Status Evaluation::ReserveDecoded(int64_t bytes, Patience patience) {
-  if (patience == Patience::kShort && ++num_reserved_ > kMostReserved) {
+  decoded_bytes_ += bytes;
+  if (patience == Patience::kShort && (++num_reserved_ > kMostReserved || decoded_bytes_ > kMostDecodedBytes)) {
     takes_long_ = true;
     return absl::AbortedError("decoding takes long");
   }

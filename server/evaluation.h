@@ -81,7 +81,8 @@ class Evaluation {
   int64_t sequence_ = 0;
   Refusal refusal_ = Refusal::kNone;
   int64_t missed_bytes_ = 0;
-  int num_reserved_ = 0;  // times that decoding asked
+  int num_reserved_ = 0;       // times that decoding asked ...
+  int64_t decoded_bytes_ = 0;  // ... and for how much
   bool takes_long_ = false;
   Request request_;
   Plan plan_;

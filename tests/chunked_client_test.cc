@@ -3,7 +3,9 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <mutex>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -353,6 +355,23 @@ TEST_F(ChunkedClientTest, StreamsThatBreak) {
       ExpectSame(*answer, *client_->Evaluate(ViewOf(batch), OneCall()));
     }
   }
+}
+
+// A balancer may lead elsewhere by then.
+TEST_F(ChunkedClientTest, AStreamThatBreaksIsTriedAgainOverAnotherConnection) {
+  const testing::Batch batch = ThreeChunks();
+  std::mutex mutex;
+  std::set<std::string> peers;
+  FakeLossd fake(NoCalls);
+  fake.set_stream([&](grpc::ServerContext* context, Stream* stream) {
+    const std::lock_guard lock(mutex);
+    peers.insert(context->peer());
+    Serve(stream, 1);
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "draining");
+  });
+  const absl::StatusOr<Evaluation> answer = Client(fake.target()).Evaluate(ViewOf(batch), Chunked());
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(static_cast<int>(peers.size()), fake.num_streams());
 }
 
 TEST_F(ChunkedClientTest, OneStreamThatLeadsNowhereLeavesItsChunksToTheOther) {

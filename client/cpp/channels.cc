@@ -52,10 +52,18 @@ grpc::ChannelArguments ChannelArguments() {
 
 std::shared_ptr<grpc::Channel> Channels::Get(int index) const {
   const std::lock_guard lock(mutex_);
-  while (channels_.size() <= static_cast<size_t>(index)) {
-    channels_.push_back(grpc::CreateCustomChannel(target_, grpc::InsecureChannelCredentials(), ChannelArguments()));
-  }
+  while (channels_.size() <= static_cast<size_t>(index)) channels_.push_back(Make());
   return channels_[static_cast<size_t>(index)];
+}
+
+std::shared_ptr<grpc::Channel> Channels::Renew(int index) const {
+  std::shared_ptr<grpc::Channel> made = Make();
+  const std::lock_guard lock(mutex_);
+  return channels_.at(static_cast<size_t>(index)) = std::move(made);
+}
+
+std::shared_ptr<grpc::Channel> Channels::Make() const {
+  return grpc::CreateCustomChannel(target_, grpc::InsecureChannelCredentials(), ChannelArguments());
 }
 
 void AwaitReturn(const LentMemory& memory, grpc::CompletionQueue& queue) {

@@ -23,8 +23,13 @@ class Channels {
   // Channel `index` of this client, made when it is first asked for; each has a connection of its own. REQUIRES: 0 <=
   // index.
   std::shared_ptr<grpc::Channel> Get(int index = 0) const;
+  // A new one in its place, with a new connection: a balancer that still led to a server that drains now may lead
+  // elsewhere. Calls on the old one go on.
+  std::shared_ptr<grpc::Channel> Renew(int index) const;
 
  private:
+  std::shared_ptr<grpc::Channel> Make() const;
+
   const std::string target_;
   mutable std::mutex mutex_;
   mutable std::vector<std::shared_ptr<grpc::Channel>> channels_;

@@ -24,8 +24,8 @@ bool IsPassingEnd(const absl::Status& status) { return IsPassing(status) || absl
 
 }  // namespace
 
-ChunkStream::ChunkStream(ChunkWork& work, std::shared_ptr<grpc::Channel> channel)
-    : work_(work), channel_(std::move(channel)) {
+ChunkStream::ChunkStream(ChunkWork& work, const Channels& channels, int index)
+    : work_(work), channels_(channels), index_(index) {
   for (size_t i = 0; i < tags_.size(); ++i) tags_[i] = {this, static_cast<Step>(i)};
   ++work_.num_trying;
 }
@@ -40,7 +40,8 @@ void ChunkStream::Begin() {
   started_ = writing_ = half_closed_ = read_all_ = finishing_ = false;
   context_ = std::make_unique<grpc::ClientContext>();
   context_->set_deadline(absl::ToChronoTime(work_.deadline));
-  call_ = grpc::GenericStub(channel_).PrepareCall(context_.get(), kMethod, &work_.queue);
+  const auto channel = has_broken_ ? channels_.Renew(index_) : channels_.Get(index_);
+  call_ = grpc::GenericStub(channel).PrepareCall(context_.get(), kMethod, &work_.queue);
   call_->StartCall(Expect(Step::kStarted));
 }
 
@@ -164,6 +165,7 @@ void ChunkStream::Finished() {
   absl::Status status = ToAbslStatus(status_);
   if (status.ok()) status = absl::UnavailableError("the server ended a stream before it had answered");
   if (!IsPassingEnd(status)) return Fail(status);
+  has_broken_ = true;
   if (!work_.waiting.empty()) Pause(status);
 }
 

@@ -1,7 +1,7 @@
 // One EvaluateStream that chunks of a batch go over.
 //
 //   begin -> started -> (write | read)* -> all answered: half-close -> the server ends -> finished
-//   a stream that breaks: its unanswered chunks wait again -> pause -> begin
+//   a stream that breaks: its unanswered chunks wait again -> pause -> begin, over a new connection
 #ifndef LOSSD_CLIENT_CPP_CHUNK_STREAM_H_
 #define LOSSD_CLIENT_CPP_CHUNK_STREAM_H_
 
@@ -56,8 +56,9 @@ class ChunkStream {
     Step step;
   };
 
-  // `work` outlives the stream, and the stream what it has put into the queue: it is destroyed when not busy().
-  ChunkStream(ChunkWork& work, std::shared_ptr<grpc::Channel> channel);
+  // Over channel `index`. `work` and `channels` outlive the stream, and the stream what it has put into the queue: it
+  // is destroyed when not busy().
+  ChunkStream(ChunkWork& work, const Channels& channels, int index);
   ChunkStream(const ChunkStream&) = delete;
   ChunkStream& operator=(const ChunkStream&) = delete;
 
@@ -85,7 +86,8 @@ class ChunkStream {
   void Fail(const absl::Status& why);
 
   ChunkWork& work_;
-  const std::shared_ptr<grpc::Channel> channel_;
+  const Channels& channels_;
+  const int index_;
   std::array<Tag, 5> tags_;
   int operations_ = 0;
 
@@ -100,7 +102,7 @@ class ChunkStream {
 
   Backoff backoff_;
   grpc::Alarm alarm_;
-  bool pausing_ = false, given_up_ = false;
+  bool pausing_ = false, given_up_ = false, has_broken_ = false;
 };
 
 }  // namespace lossd

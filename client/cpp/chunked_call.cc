@@ -16,7 +16,7 @@ Streams MakeStreams(const Channels& channels, ChunkWork& work) {
   Streams streams;
   const int64_t most = std::max<int64_t>(work.options.num_streams, 1);
   for (int64_t i = 0; i < std::min(most, work.chunks.count()); ++i) {
-    streams.push_back(std::make_unique<ChunkStream>(work, channels.Get(static_cast<int>(i))));
+    streams.push_back(std::make_unique<ChunkStream>(work, channels, static_cast<int>(i)));
   }
   return streams;
 }
