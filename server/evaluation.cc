@@ -18,8 +18,9 @@ static_assert(kSmallLogits <= kRowPart && kSmallLogits <= kWeighedElements,
               "a small batch is computed where there is no pool to share it");
 constexpr int64_t kWindowBytes = 1 << 19;    // what stays in the L2 cache between the copy and the kernels
 constexpr int64_t kMaxBlockBytes = 1 << 20;  // of tensors with larger blocks nothing is gained by copying those alone
-constexpr int kMostReserved = 16;            // 64,000 fields or a megabyte of them, which ...
-constexpr int64_t kMostDecodedBytes = 24 << 20;  // ... may grow to this: about a millisecond of decoding
+// What decoding may ask for before it takes long: 64,000 fields, or a megabyte and what that may grow to. About 1 ms.
+constexpr int kMostAsked = 16;
+constexpr int64_t kMostAskedBytes = 48 << 20;
 
 // Runs a step that may throw what it did not write itself: allocation failures, protobuf. Nothing gets past here.
 template <typename Step>
@@ -113,16 +114,21 @@ absl::Status Evaluation::PrepareStreamed(grpc::ByteBuffer message, Patience pati
 template <typename DecodeMessage>
 absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, Patience patience, const DecodeMessage& decode) {
   return Guard([&]() -> absl::Status {
-    num_reserved_ = 0;
-    decoded_bytes_ = 0;
     takes_long_ = false;
     const absl::Time begin = absl::Now();
     const auto message_bytes = static_cast<int64_t>(message.Length());
     ticket_.Arrived(message_bytes);
     if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
     if (absl::Status status = Reserve(message_bytes - ticket_.bytes()); !status.ok()) return status;
-    absl::StatusOr<Request> request =
-        decode(std::move(message), [&](int64_t bytes) { return ReserveDecoded(bytes, patience); });
+    int num_asked = 0;
+    int64_t asked_bytes = 0;
+    absl::StatusOr<Request> request = decode(std::move(message), [&](int64_t bytes) -> absl::Status {
+      asked_bytes += bytes;
+      takes_long_ = patience == Patience::kShort && (++num_asked > kMostAsked || asked_bytes > kMostAskedBytes);
+      if (takes_long_) return absl::AbortedError("decoding takes long");
+      if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
+      return Reserve(bytes);
+    });
     if (!request.ok()) return request.status();
     request_ = *std::move(request);
     absl::StatusOr<Plan> plan = MakePlan(request_.spec, TypesOf(request_.inputs));
@@ -134,17 +140,6 @@ absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, Patience patie
     context_.metrics.DecodeSeconds(absl::ToDoubleSeconds(prepared_ - begin));
     return absl::OkStatus();
   });
-}
-
-// Before so much more memory is taken by decoding or, with 0, once in a while.
-absl::Status Evaluation::ReserveDecoded(int64_t bytes, Patience patience) {
-  decoded_bytes_ += bytes;
-  if (patience == Patience::kShort && (++num_reserved_ > kMostReserved || decoded_bytes_ > kMostDecodedBytes)) {
-    takes_long_ = true;
-    return absl::AbortedError("decoding takes long");
-  }
-  if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
-  return Reserve(bytes);
 }
 
 absl::Status Evaluation::Admit() {

@@ -59,7 +59,6 @@ class Evaluation {
  private:
   template <typename DecodeMessage>
   absl::Status PrepareMessage(grpc::ByteBuffer message, Patience patience, const DecodeMessage& decode);
-  absl::Status ReserveDecoded(int64_t bytes, Patience patience);
   absl::Status Admit();
   absl::Status Reserve(int64_t bytes);
   absl::Status Refuse(Refusal refusal, absl::Status status);
@@ -81,8 +80,6 @@ class Evaluation {
   int64_t sequence_ = 0;
   Refusal refusal_ = Refusal::kNone;
   int64_t missed_bytes_ = 0;
-  int num_reserved_ = 0;       // times that decoding asked ...
-  int64_t decoded_bytes_ = 0;  // ... and for how much
   bool takes_long_ = false;
   Request request_;
   Plan plan_;

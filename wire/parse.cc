@@ -21,8 +21,9 @@ constexpr int kMaxVarintBytes = 10, kMaxTagBytes = 5;
 constexpr int kMaxGroupDepth = 1000;  // protobuf refuses less; this only bounds what is copied for it to refuse
 constexpr int64_t kFreeBytes = 1 << 16;
 constexpr int64_t kFieldsAtOnce = 4096;
-// One byte of a packed varint becomes an int64, in a field that doubles as it grows, and is then converted.
-constexpr int64_t kGrowth = 24;
+// One byte of a packed varint becomes an int64, in a field that doubles as it grows, and is then converted: 24. What
+// protobuf does not know within a message it keeps too, and a byte of that takes up to twice as much.
+constexpr int64_t kGrowth = 48;
 
 // Whether messages of this type are walked, rather than copied as they are.
 bool IsWalked(const Descriptor* type) {
@@ -175,8 +176,6 @@ class Walker {
     AppendVarint(tag, text);
     if (!IsWalked(field->message_type())) {
       AppendVarint(static_cast<uint64_t>(length), text);
-      // protobuf keeps what it does not know inside, in more memory than numbers take.
-      if (field->message_type() != nullptr && !Reserve(length)) return false;
       return CopyBytes(length, text);
     }
     std::string inner;
