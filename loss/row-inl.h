@@ -145,7 +145,7 @@ class RowReducer {
         sums = Sum(block, background, NoWriter());
       }
     }
-    if constexpr (kKind != BackgroundKind::kNone)
+    if constexpr (kHasBackground)
       FinishBackground<kKind>(D(), block, reference_.value, background, temper(), sums);
     segment().Add(sums, block.offset, temper());
   }
@@ -176,6 +176,7 @@ class RowReducer {
 
  private:
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
+  static constexpr bool kHasBackground = kKind != BackgroundKind::kNone;
   static constexpr size_t kMaxEnded = 16;
   static_assert(kMaxEnded % hn::MaxLanes(D()) == 0);
 
@@ -186,14 +187,18 @@ class RowReducer {
         rest += best;
         best = sums.exps;
         best_offset = offset;
-        if (max != kLowest) background_dot += MoveOf(background, temper.Over(max), temper.Over(sums.max));
+        if (kHasBackground && max != kLowest)
+          background_dot += MoveOf(background, temper.Over(max), temper.Over(sums.max));
         max = sums.max;
       } else {
         rest += sums.exps;
-        if (sums.max != kLowest) background_dot += MoveOf(sums.background, temper.Over(sums.max), temper.Over(max));
+        if (kHasBackground && sums.max != kLowest)
+          background_dot += MoveOf(sums.background, temper.Over(sums.max), temper.Over(max));
       }
-      background += sums.background;
-      background_dot += sums.background_dot;
+      if constexpr (kHasBackground) {
+        background += sums.background;
+        background_dot += sums.background_dot;
+      }
     }
 
     size_t row = 0, first = 0, end = 0;  // its place
@@ -206,9 +211,9 @@ class RowReducer {
   };
 
   template <class Writer>
-  HWY_INLINE BlockSums<T> Sum(const RowBlock<S>& block, const Background<T>& background, Writer writer) {
+  HWY_INLINE BlockSums<T> Sum(const RowBlock<S>& block, const Background<T>& background, const Writer& writer) {
     if (HWY_LIKELY(reference_.offset() == 0)) return SumUnmoved(block, background, writer);
-    writer.Finish();
+    Writer(writer).Finish();
     return SumMoved(block, background);
   }
   template <typename X, class Writer>
@@ -325,7 +330,8 @@ HWY_NOINLINE void ScatterFrom(const S* x, size_t first, size_t size, const Gradi
     };
     using Writer = RowWriter<hn::ScalableTag<T>, decltype(entry), G>;
     constexpr size_t kStep = Writer::kSteps * hn::MaxLanes(hn::ScalableTag<T>());
-    const Writer original(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared}, dx + first);
+    const auto make_entry = [&]() HWY_ATTR { return entry; };
+    const Writer original(d, size, make_entry, {gradient.points, gradient.stream, first, gradient.shared}, dx + first);
     Writer writer = original;
     for (size_t i = 0; i < size; i += kStep) {
       FetchAhead<kStep * sizeof(S)>(x + i);
@@ -398,10 +404,12 @@ HWY_INLINE bool WithKeptWriter(const RowSource<S>& x, size_t first, size_t size,
   const double largest = gradient.p_scale * ExpOfDifference(scale.max, gradient.max);
   const double p = largest * (scale.factor / kUnscale);
   if (!FitsIn<T>(p) || (p == 0 && largest != 0)) return ScatterBlock(x, first, size, gradient, dx), false;
-  const Entry entry{d, static_cast<T>(p * kUnscale), static_cast<T>(BackgroundCoefficient(gradient)),
-                    gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
-  function(RowWriter<decltype(d), Entry, G>(d, size, entry, {gradient.points, gradient.stream, first, gradient.shared},
-                                            dx + first));
+  const auto make_entry = [&]() HWY_ATTR {
+    return Entry{d, static_cast<T>(p * kUnscale), static_cast<T>(BackgroundCoefficient(gradient)),
+                 gradient.background.From(static_cast<int64_t>(first)), gradient.kept.exps + first};
+  };
+  function(RowWriter<decltype(d), Entry, G>(d, size, make_entry,
+                                            {gradient.points, gradient.stream, first, gradient.shared}, dx + first));
   return true;
 }
 
@@ -477,7 +485,7 @@ HWY_INLINE void ReduceRowsOf(const RowRange<S>& rows, Background<ComputeType<S>>
       turn = 1 - turn;
       const RowBlock<S> next = block_at(at, turn);
       if (at.row != row) reference = guess(next);
-      const auto reduce = [&](auto writer) HWY_ATTR { reducer.Add(block, background, writer); };
+      const auto reduce = [&](const auto& writer) HWY_ATTR { reducer.Add(block, background, writer); };
       if (!is_written_meanwhile(row) ||
           !WithKeptWriter<kKind>(pending.x.From(static_cast<int64_t>(offset)), block.offset, block.size,
                                  pending.gradients[row], pending.dx + offset, reduce)) {

@@ -47,9 +47,11 @@ class RowWriter {
  public:
   static constexpr size_t kSteps = 4;  // vectors of a step
 
-  HWY_INLINE RowWriter(D d, size_t size, const Map& map, const Writing& writing, G* out)
+  // make_map() makes the map in its place: a copy of what was just put together of parts would be slow to read.
+  template <class MakeMap>
+  HWY_INLINE RowWriter(D d, size_t size, const MakeMap& make_map, const Writing& writing, G* out)
       : d_(d),
-        map_(map),
+        map_(make_map()),
         out_(out),
         size_(size),
         first_(writing.first),
@@ -232,7 +234,9 @@ class RowWriter {
 
 template <class D, class Map, typename G>
 HWY_INLINE void MapRow(D d, size_t size, const Map& map, const Writing& writing, G* out) {
-  RowWriter<D, Map, G>(d, size, map, writing, out).Finish();
+  RowWriter<D, Map, G>(
+      d, size, [&]() HWY_ATTR { return map; }, writing, out)
+      .Finish();
 }
 
 // While nothing is to be written.
