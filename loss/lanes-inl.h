@@ -16,7 +16,9 @@
 #include "loss/element.h"
 
 #undef LOSSD_AT_LEAST_AVX2
-#define LOSSD_AT_LEAST_AVX2 (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL)
+#undef LOSSD_AT_LEAST_AVX3
+#define LOSSD_AT_LEAST_AVX3 (HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL)
+#define LOSSD_AT_LEAST_AVX2 (HWY_TARGET == HWY_AVX2 || LOSSD_AT_LEAST_AVX3)
 
 HWY_BEFORE_NAMESPACE();
 namespace lossd {
@@ -85,6 +87,14 @@ HWY_INLINE VU NarrowBits(DF df, hn::Vec<DF> v, Bfloat16) {
   return hn::ShiftRight<16>(RoundToBfloat16(df, v));
 }
 
+template <class S, class D>
+HWY_INLINE hn::Vec<D> WidenLanes(D d, hn::Vec<hn::Rebind<uint16_t, D>> bits) {
+#if LOSSD_AT_LEAST_AVX2
+  if constexpr (std::is_same_v<S, Float16>) return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), bits));
+#endif
+  return WidenBits(d, hn::PromoteTo(hn::RebindToUnsigned<D>(), bits), S{});
+}
+
 // ---- load and store ----
 
 // Lanes(d) elements at p.
@@ -94,13 +104,7 @@ HWY_INLINE hn::Vec<D> LoadLanes(D d, const hn::TFromD<D>* p) {
 }
 template <class D, class S, hwy::EnableIf<sizeof(S) == 2>* = nullptr>
 HWY_INLINE hn::Vec<D> LoadLanes(D d, const S* p) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::RebindToUnsigned<D> du;
-  const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p));
-#if LOSSD_AT_LEAST_AVX2
-  if constexpr (std::is_same_v<S, Float16>) return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), bits));
-#endif
-  return WidenBits(d, hn::PromoteTo(du, bits), S{});
+  return WidenLanes<S>(d, hn::LoadU(hn::Rebind<uint16_t, D>(), reinterpret_cast<const uint16_t*>(p)));
 }
 
 // The first n < Lanes(d) elements at p, then `fill`.
@@ -110,6 +114,14 @@ HWY_INLINE hn::Vec<D> LoadTail(D d, const S* p, size_t n, S fill = S{}) {
   if constexpr (std::is_same_v<S, hn::TFromD<D>>) {
     const auto mask = hn::FirstN(d, n);
     return hn::IfThenElse(mask, hn::MaskedLoad(mask, d, p), hn::Set(d, fill));
+  }
+#endif
+#if LOSSD_AT_LEAST_AVX3
+  if constexpr (sizeof(S) == 2) {
+    const hn::Rebind<uint16_t, D> d16;
+    const auto mask = hn::FirstN(d16, n);
+    const auto bits = hn::MaskedLoad(mask, d16, reinterpret_cast<const uint16_t*>(p));
+    return WidenLanes<S>(d, hn::IfThenElse(mask, bits, hn::Set(d16, fill.bits)));
   }
 #endif
   HWY_ALIGN S buffer[hn::MaxLanes(d)];
@@ -125,7 +137,7 @@ HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> NarrowLanes(D d, hn::Vec<D> v) {
 #if LOSSD_AT_LEAST_AVX2
   if constexpr (std::is_same_v<S, Float16>) return hn::BitCast(d16, hn::DemoteTo(hn::Rebind<hwy::float16_t, D>(), v));
 #endif
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if LOSSD_AT_LEAST_AVX3
   if constexpr (std::is_same_v<S, Bfloat16> &&
                 hn::MaxLanes(D()) == 16) {  // the upper halves, by the one instruction that Highway has no name for
     alignas(64) static constexpr uint16_t kUpper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
@@ -138,7 +150,7 @@ HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> NarrowLanes(D d, hn::Vec<D> v) {
 }
 
 // Whether two vectors, narrowed to S, are quicker made one.
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if LOSSD_AT_LEAST_AVX3
 template <class D, class S>
 inline constexpr bool kNarrowsPairs = std::is_same_v<S, Bfloat16>&& hn::MaxLanes(D()) == 16;
 
@@ -176,6 +188,12 @@ template <class D, class S>
 HWY_INLINE void StoreTail(hn::Vec<D> v, D d, S* p, size_t n) {
 #if LOSSD_AT_LEAST_AVX2
   if constexpr (std::is_same_v<S, hn::TFromD<D>>) return hn::BlendedStore(v, hn::FirstN(d, n), d, p);
+#endif
+#if LOSSD_AT_LEAST_AVX3
+  if constexpr (sizeof(S) == 2) {
+    const hn::Rebind<uint16_t, D> d16;
+    return hn::BlendedStore(NarrowLanes<S>(d, v), hn::FirstN(d16, n), d16, reinterpret_cast<uint16_t*>(p));
+  }
 #endif
   HWY_ALIGN S buffer[hn::MaxLanes(d)];
   StoreLanes(v, d, buffer);
