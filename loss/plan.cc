@@ -240,9 +240,12 @@ absl::Status CheckIndexTargets(const Plan& plan, const Shape& element_shape) {
   }
   if (targets.shape == element_shape) return absl::OkStatus();
   const bool sparse = targets.shape.rank() == element_shape.rank() + 1;
+  const Shape& logits = plan.inputs.logits.shape;
+  const bool last = logits.rank() > 2 && targets.shape == logits.Without(logits.rank() - 1);
   return Invalid("targets is ", Describe(targets),
                  "; class indices must have the logits' shape without the class axis, ", ToString(element_shape),
-                 sparse ? "; for several classes an element send target_probabilities too" : "");
+                 sparse ? "; for several classes an element send target_probabilities too" : "",
+                 last ? "; where the classes are the last axis set class_axis to -1" : "");
 }
 
 absl::Status CheckCrossEntropyTargets(Plan& plan, const Shape& element_shape) {

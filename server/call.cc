@@ -16,11 +16,15 @@ void CountedCall::OnEnd(absl::StatusCode code) {
   context_.metrics.CallHandled(method_, CodeName(code), absl::ToDoubleSeconds(absl::Now() - rpc_.started()));
 }
 
-void CountedCall::LogRefusal(const absl::Status& status) const {
+void CountedCall::LogRefusal(const absl::Status& status, absl::string_view job) const {
+  const auto text = [&](absl::string_view what) {
+    const std::string of_job = job.empty() ? "" : absl::StrCat(" for job ", job);
+    return absl::StrCat(method_, of_job, " ", what, ", ", CodeName(status.code()), ": ", status.message());
+  };
   if (absl::IsInternal(status)) {
-    LogError(absl::StrCat(method_, " failed: ", status.message()));
+    LogError(text("failed"));
   } else {
-    LogDebug([&] { return absl::StrCat(method_, " refused, ", CodeName(status.code()), ": ", status.message()); });
+    LogDebug([&] { return text("refused"); });
   }
 }
 

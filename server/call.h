@@ -3,6 +3,7 @@
 #define LOSSD_SERVER_CALL_H_
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "server/admission.h"
 #include "server/config.h"
 #include "server/executor.h"
@@ -28,7 +29,7 @@ class CountedCall : public RpcHandler {
 
  protected:
   // Tells the log of a call or a batch that has no result: an error if it is a bug of ours, else for debugging.
-  void LogRefusal(const absl::Status& status) const;
+  void LogRefusal(const absl::Status& status, absl::string_view job) const;
 
   const ServiceContext& context_;
   Rpc& rpc_;

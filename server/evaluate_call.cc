@@ -57,7 +57,7 @@ void EvaluateCall::Compute() {
 void EvaluateCall::Fail(const absl::Status& status) {
   if (evaluation_.may_retry()) rpc_.AddTrailingMetadata(kPushbackKey, kPushbackMilliseconds);
   evaluation_.CountRefusal();
-  LogRefusal(status);
+  LogRefusal(status, evaluation_.job());
   rpc_.Finish(status);
 }
 

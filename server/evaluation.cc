@@ -302,7 +302,7 @@ void Evaluation::RecordBatch(const Summary& summary, double loss) {
   batch.job = request_.job;
   batch.step = request_.step;
   batch.loss_name = Name(plan_.spec.loss);
-  batch.mean_loss = own_mean ? loss : summary.loss_sum / summary.weight_sum;
+  if (live > 0) batch.mean_loss = own_mean ? loss : summary.loss_sum / summary.weight_sum;
   batch.rows = summary.element_count;
   if (summary.correct_count && live > 0) {
     batch.accuracy = static_cast<double>(*summary.correct_count) / static_cast<double>(live);

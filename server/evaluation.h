@@ -40,6 +40,8 @@ class Evaluation {
   absl::Status PrepareStreamed(grpc::ByteBuffer message, Patience patience);
   bool takes_long() const { return takes_long_; }
   int64_t sequence() const { return sequence_; }
+  // The training job, as far as it is known: empty before Prepare().
+  const std::string& job() const { return request_.job; }
 
   // So little work that handing it to another thread would cost more. REQUIRES: Prepare() is OK.
   bool IsSmall() const;

@@ -19,7 +19,7 @@ void JobTable::Add(const BatchRecord& batch, double now_seconds) {
   JobStatus& status = jobs_.front();
   if (batch.step) status.step = batch.step;
   if (batch.accuracy) status.accuracy = batch.accuracy;
-  status.loss = batch.mean_loss;
+  if (batch.mean_loss) status.loss = *batch.mean_loss;
   status.rows += batch.rows;
   status.nonfinite_count += batch.nonfinite_count;
   status.last_seen_seconds = now_seconds;

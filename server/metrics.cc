@@ -154,6 +154,10 @@ struct Metrics::State {
                                                             .Name("grpc_server_handling_seconds")
                                                             .Help("From the start of a call to its completion.")
                                                             .Register(registry);
+  prometheus::Family<prometheus::Counter>& stream_batches = prometheus::BuildCounter()
+                                                                .Name("lossd_stream_batches_total")
+                                                                .Help("Batches of EvaluateStream answered, by status.")
+                                                                .Register(registry);
   prometheus::Family<prometheus::Counter>& rows =
       prometheus::BuildCounter().Name("lossd_rows_total").Help("Elements evaluated, by loss.").Register(registry);
   prometheus::Family<prometheus::Counter>& rejected =
@@ -188,6 +192,7 @@ Metrics::Metrics(int64_t memory_budget_bytes, int max_jobs, const char* version,
     State::MethodSeries& series = state_->SeriesOf(method);
     for (const char* code : {"OK", "Internal"}) state_->HandledOf(series, code);
   }
+  for (const char* code : {"OK", "Internal"}) state_->stream_batches.Add({{"grpc_code", code}});
 }
 
 Metrics::~Metrics() = default;
@@ -203,6 +208,8 @@ void Metrics::CallHandled(const std::string& method, const char* code, double se
   series.handling->Observe(seconds);
   state_->HandledOf(series, code).Increment();
 }
+
+void Metrics::StreamedBatchAnswered(const char* code) { state_->stream_batches.Add({{"grpc_code", code}}).Increment(); }
 
 void Metrics::ReceivedBytes(int64_t bytes) { state_->received_bytes.Increment(static_cast<double>(bytes)); }
 void Metrics::SentBytes(int64_t bytes) { state_->sent_bytes.Increment(static_cast<double>(bytes)); }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,8 +17,9 @@ namespace lossd {
 struct BatchRecord {
   std::string job;
   std::optional<int64_t> step;
-  const char* loss_name = "";      // LossSpec's field name: "cross_entropy"
-  double mean_loss = 0;            // as the caller sees it: rounded to the loss's type
+  const char* loss_name = "";  // LossSpec's field name: "cross_entropy"
+  // As the caller sees it, rounded to the loss's type; none if no element counts.
+  std::optional<double> mean_loss;
   int64_t rows = 0;                // elements
   std::optional<double> accuracy;  // correct / live elements, where known
   int64_t nonfinite_count = 0;
@@ -27,7 +29,7 @@ struct BatchRecord {
 struct JobStatus {
   std::string job;
   std::optional<int64_t> step;
-  double loss = 0;
+  double loss = std::numeric_limits<double>::quiet_NaN();  // of its last batch that had one
   int64_t rows = 0;
   std::optional<double> accuracy;
   int64_t nonfinite_count = 0;
@@ -54,6 +56,9 @@ class Metrics {
   void CallStarted(const std::string& method);
   // `code`: "OK", "InvalidArgument", ...: gRPC's codes as Prometheus's dashboards for gRPC spell them.
   void CallHandled(const std::string& method, const char* code, double seconds);
+
+  // One batch of EvaluateStream, answered with its result or with its error.
+  void StreamedBatchAnswered(const char* code);
 
   void ReceivedBytes(int64_t bytes);
   void SentBytes(int64_t bytes);

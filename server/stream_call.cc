@@ -70,9 +70,10 @@ void StreamCall::Begin(const grpc::ByteBuffer& message, Evaluation::Patience pat
 void StreamCall::Compute(Batch& batch) { Answer(batch, batch.evaluation.Evaluate()); }
 
 void StreamCall::Answer(Batch& batch, absl::StatusOr<MessageWriter> answer) {
+  context_.metrics.StreamedBatchAnswered(CodeName(answer.status().code()));
   if (!answer.ok()) {
     batch.evaluation.CountRefusal();
-    LogRefusal(answer.status());
+    LogRefusal(answer.status(), batch.evaluation.job());
   }
   grpc::ByteBuffer message = EncodeStreamed(batch.evaluation.sequence(), std::move(answer));
   std::lock_guard<std::mutex> lock(mutex_);

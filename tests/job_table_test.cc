@@ -80,6 +80,19 @@ TEST(JobTableTest, ALossThatIsNotANumberIsShown) {
   EXPECT_TRUE(std::isnan(table.Snapshot()[0].loss));
 }
 
+// A piece of a batch may be all padding.
+TEST(JobTableTest, WhereNoElementCountsTheLastLossStays) {
+  JobTable table(10);
+  BatchRecord batch = BatchOf("digits");
+  batch.mean_loss.reset();
+  table.Add(batch, 1);
+  EXPECT_TRUE(std::isnan(table.Snapshot()[0].loss));
+  table.Add(FullBatch(), 2);
+  table.Add(batch, 3);
+  EXPECT_EQ(table.Snapshot()[0].loss, 2.5);
+  EXPECT_EQ(table.Snapshot()[0].last_seen_seconds, 3);
+}
+
 TEST(JobTableTest, WhoStays) {
   struct Case {
     const char* name;

@@ -78,6 +78,7 @@ BatchRecord BatchOf(const std::string& job) {
 void FeedAll(Metrics& metrics) {
   metrics.CallStarted("Evaluate");
   metrics.CallHandled("Evaluate", "OK", 0.25);
+  metrics.StreamedBatchAnswered("OK");
   metrics.ReceivedBytes(1000);
   metrics.SentBytes(2000);
   metrics.DecodeSeconds(0.001);
@@ -87,7 +88,7 @@ void FeedAll(Metrics& metrics) {
   metrics.Evaluated(BatchOf("digits"));
 }
 
-TEST_F(MetricsTest, EveryNameOfTheDesignWithItsType) {
+TEST_F(MetricsTest, EveryNameWithItsType) {
   FeedAll(metrics_);
   const Exposition text = Scrape();
   const std::map<std::string, std::string> want = {
@@ -104,6 +105,7 @@ TEST_F(MetricsTest, EveryNameOfTheDesignWithItsType) {
       {"lossd_inflight_bytes", "gauge"},
       {"lossd_memory_budget_bytes", "gauge"},
       {"lossd_rejected_total", "counter"},
+      {"lossd_stream_batches_total", "counter"},
       {"lossd_nonfinite_total", "counter"},
       {"lossd_draining", "gauge"},
       {"lossd_build_info", "gauge"},
@@ -136,6 +138,8 @@ TEST_F(MetricsTest, WhatIsThereBeforeTheFirstCall) {
            "lossd_rejected_total{reason=\"memory\"}",
            "lossd_rejected_total{reason=\"too_large\"}",
            "lossd_rejected_total{reason=\"draining\"}",
+           "lossd_stream_batches_total{grpc_code=\"OK\"}",
+           "lossd_stream_batches_total{grpc_code=\"Internal\"}",
            "lossd_received_bytes_total",
            "lossd_sent_bytes_total",
            "lossd_nonfinite_total",
@@ -183,11 +187,15 @@ TEST_F(MetricsTest, CountersAddUp) {
   metrics_.SentBytes(5);
   metrics_.Rejected("too_large");
   metrics_.Rejected("too_large");
+  for (const char* code : {"OK", "InvalidArgument", "OK"}) metrics_.StreamedBatchAnswered(code);
   const Exposition text = Scrape();
   EXPECT_EQ(text["lossd_received_bytes_total"], 1000 + std::ldexp(1.0, 40));
   EXPECT_EQ(text["lossd_sent_bytes_total"], 5);
   EXPECT_EQ(text["lossd_rejected_total{reason=\"too_large\"}"], 2);
   EXPECT_EQ(text["lossd_rejected_total{reason=\"memory\"}"], 0);
+  EXPECT_EQ(text["lossd_stream_batches_total{grpc_code=\"OK\"}"], 2);
+  EXPECT_EQ(text["lossd_stream_batches_total{grpc_code=\"InvalidArgument\"}"], 1);
+  EXPECT_EQ(text["lossd_stream_batches_total{grpc_code=\"Internal\"}"], 0);
 }
 
 TEST_F(MetricsTest, Histograms) {

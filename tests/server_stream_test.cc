@@ -144,6 +144,11 @@ TEST_F(ServerStreamTest, ABadBatchIsAnsweredWithItsErrorAndTheStreamGoesOn) {
   }
   EXPECT_THAT(answers[1].error().message(), HasSubstr("logits holds 79 bytes; float32 of shape [4, 5] needs 80"));
   EXPECT_THAT(answers[3].error().message(), HasSubstr("is outside [0, "));
+  const std::pair<const char*, int> counts[] = {
+      {"OK", 3}, {"InvalidArgument", 2}, {"Unimplemented", 1}, {"Internal", 0}};
+  for (const auto& [code, count] : counts) {
+    EXPECT_EQ(Sample(absl::StrCat("lossd_stream_batches_total{grpc_code=\"", code, "\"}")), count) << code;
+  }
   ExpectServes();
 }
 

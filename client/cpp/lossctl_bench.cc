@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cpp/batch_inputs.h"
+#include "client/cpp/client.h"
 #include "client/cpp/eval_tensors.h"
 #include "client/cpp/load_generator.h"
 #include "client/cpp/load_report.h"
@@ -125,6 +126,9 @@ int RunBench() {
   const auto check = [&](const grpc::ByteBuffer& response) {
     return absl::GetFlag(FLAGS_raw) ? absl::OkStatus() : CheckResponse(options->calls, request->batch, response);
   };
+  // The load waits for its connections until the timeout; this says at once why there can be none.
+  const absl::Status health = Client(options->target).CheckHealth("", options->timeout);
+  if (absl::IsUnavailable(health)) return FailCall(health);
   Progress progress;
   absl::StatusOr<LoadResult> result = RunLoad(*options, request->message, check, [&](const LoadResult& so_far) {
     progress.Show(ProgressText(request->size, so_far));
