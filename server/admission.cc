@@ -10,6 +10,7 @@ Admission::Ticket& Admission::Ticket::operator=(Ticket&& other) noexcept {
   admission_ = std::exchange(other.admission_, nullptr);
   bytes_ = std::exchange(other.bytes_, 0);
   backlog_bytes_ = std::exchange(other.backlog_bytes_, 0);
+  guessed_ = std::exchange(other.guessed_, false);
   return *this;
 }
 
@@ -35,7 +36,7 @@ void Admission::Ticket::Arrived(int64_t request_bytes) {
   std::lock_guard<std::mutex> lock(admission_->mutex_);
   admission_->load_.backlog_bytes += request_bytes - backlog_bytes_;
   backlog_bytes_ = request_bytes;
-  admission_->usual_bytes_ += (request_bytes - admission_->usual_bytes_) / 8;
+  if (std::exchange(guessed_, false)) admission_->usual_bytes_ += (request_bytes - admission_->usual_bytes_) / 8;
 }
 
 void Admission::Ticket::LeaveBacklog() {
@@ -63,7 +64,7 @@ absl::StatusOr<Admission::Ticket> Admission::Enter(std::optional<int64_t> declar
   std::lock_guard<std::mutex> lock(mutex_);
   const int64_t request_bytes = declared_bytes.value_or(usual_bytes_);
   last_entered_ = absl::Now();
-  if (draining_) return absl::UnavailableError("this lossd is draining; retry on another replica");
+  if (draining_) return Draining();
   if (!FitsBacklog(request_bytes)) {
     return absl::ResourceExhaustedError(absl::StrCat(load_.backlog_bytes, " bytes of other requests wait to be ",
                                                      "evaluated, and at most ", max_backlog_bytes_,
@@ -71,13 +72,17 @@ absl::StatusOr<Admission::Ticket> Admission::Enter(std::optional<int64_t> declar
   }
   ++load_.requests;
   load_.backlog_bytes += request_bytes;
-  return Ticket(this, request_bytes);
+  return Ticket(this, request_bytes, !declared_bytes);
 }
 
 bool Admission::HasRoom(int64_t request_bytes, int64_t held_bytes) const {
   std::lock_guard<std::mutex> lock(mutex_);
   const bool fits_budget = load_.bytes == 0 || held_bytes <= budget_bytes_ - load_.bytes;
   return fits_budget && FitsBacklog(request_bytes);
+}
+
+absl::Status Admission::Draining() {
+  return absl::UnavailableError("this lossd is draining; retry on another replica");
 }
 
 Admission::Load Admission::load() const {
@@ -96,8 +101,22 @@ absl::Duration Admission::quiet() const {
 }
 
 void Admission::StartDraining() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  draining_ = true;
+  std::lock_guard<std::mutex> watches_lock(watches_mutex_);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (std::exchange(draining_, true)) return;
+  }
+  for (const auto& function : watches_) function();
+}
+
+Admission::DrainWatch::DrainWatch(Admission& admission, std::function<void()> function) : admission_(admission) {
+  std::lock_guard<std::mutex> lock(admission_.watches_mutex_);
+  place_ = admission_.watches_.insert(admission_.watches_.end(), std::move(function));
+}
+
+Admission::DrainWatch::~DrainWatch() {
+  std::lock_guard<std::mutex> lock(admission_.watches_mutex_);
+  admission_.watches_.erase(place_);
 }
 
 bool Admission::AwaitIdle(absl::Duration timeout) const {

@@ -5,6 +5,8 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
+#include <list>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -15,7 +17,7 @@
 
 namespace lossd {
 
-// Thread-safe. Must outlive its tickets.
+// Thread-safe. Must outlive its tickets and watches.
 class Admission {
  public:
   // One call's place. Movable; gives everything back when destroyed.
@@ -38,18 +40,34 @@ class Admission {
 
    private:
     friend class Admission;
-    Ticket(Admission* admission, int64_t backlog_bytes) : admission_(admission), backlog_bytes_(backlog_bytes) {}
+    Ticket(Admission* admission, int64_t backlog_bytes, bool guessed)
+        : admission_(admission), backlog_bytes_(backlog_bytes), guessed_(guessed) {}
     void Release();
 
     Admission* admission_ = nullptr;
     int64_t bytes_ = 0;
     int64_t backlog_bytes_ = 0;
+    bool guessed_ = false;  // the request has not said its size, and is not here yet
   };
 
   struct Load {
     int64_t requests = 0;
     int64_t bytes = 0;
     int64_t backlog_bytes = 0;
+  };
+
+  // Calls `function` when the drain starts, on the thread that starts it. Whoever comes later asks draining() itself.
+  class DrainWatch {
+   public:
+    DrainWatch(Admission& admission, std::function<void()> function);
+    // Waits for a call that is under way.
+    ~DrainWatch();
+    DrainWatch(const DrainWatch&) = delete;
+    DrainWatch& operator=(const DrainWatch&) = delete;
+
+   private:
+    Admission& admission_;
+    std::list<std::function<void()>>::iterator place_;
   };
 
   // Small calls find a fifth of the backlog's room kept free of large ones.
@@ -59,16 +77,18 @@ class Admission {
       : budget_bytes_(budget_bytes), max_backlog_bytes_(max_backlog_bytes) {}
 
   // A place for one call whose request has so many bytes; unless that is known it is taken for one as large as others
-  // are. The first one in the backlog is never too large for it. Errors: kUnavailable while draining;
-  // kResourceExhausted while too much is waiting.
+  // turned out to be that had not said so either. The first one in the backlog is never too large for it. Errors:
+  // kUnavailable while draining; kResourceExhausted while too much is waiting.
   absl::StatusOr<Ticket> Enter(std::optional<int64_t> request_bytes);
   // Whether a call of this size that holds so much memory would find room in backlog and budget now.
   bool HasRoom(int64_t request_bytes, int64_t held_bytes) const;
 
   Load load() const;
   bool draining() const;
+  // What who comes then is told.
+  static absl::Status Draining();
 
-  // From now on nobody enters. Idempotent.
+  // From now on nobody enters, and who watches for that is told. Idempotent.
   void StartDraining();
   // Waits for calls in flight. True when there are none left, false when `timeout` passed first.
   bool AwaitIdle(absl::Duration timeout) const;
@@ -83,9 +103,11 @@ class Admission {
   mutable std::mutex mutex_;
   mutable std::condition_variable idle_;
   Load load_;
-  int64_t usual_bytes_ = 0;  // of a request, the recent ones weighing more
+  int64_t usual_bytes_ = 0;  // of a request that does not say its size, the recent ones weighing more
   absl::Time last_entered_ = absl::InfinitePast();
   bool draining_ = false;
+  std::mutex watches_mutex_;  // held while they are called; before any other
+  std::list<std::function<void()>> watches_;
 };
 
 }  // namespace lossd

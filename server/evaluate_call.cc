@@ -33,7 +33,7 @@ void EvaluateCall::OnRead(std::optional<grpc::ByteBuffer> message) {
   const bool quick = message->Length() <= kQuickBytes;
   grpc::ByteBuffer again;
   if (!quick) again = *message;
-  using Patience = Evaluation::Patience;
+  using Patience = BatchEvaluation::Patience;
   const absl::Status status = evaluation_.Prepare(*std::move(message), quick ? Patience::kLong : Patience::kShort);
   if (evaluation_.takes_long()) {
     return context_.executor.Submit([this, again, hold = rpc_.Keep()]() mutable {

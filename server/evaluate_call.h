@@ -24,7 +24,7 @@ class EvaluateCall final : public CountedCall {
   void Compute();
   void Fail(const absl::Status& status);
 
-  Evaluation evaluation_;
+  BatchEvaluation evaluation_;
 };
 
 }  // namespace lossd

@@ -22,18 +22,6 @@ constexpr int64_t kMaxBlockBytes = 1 << 20;  // of tensors with larger blocks no
 constexpr int kMostAsked = 16;
 constexpr int64_t kMostAskedBytes = 48 << 20;
 
-// Runs a step that may throw what it did not write itself: allocation failures, protobuf. Nothing gets past here.
-template <typename Step>
-auto Guard(const Step& step) noexcept -> decltype(step()) {
-  try {
-    return step();
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory for this call; retry later");
-  } catch (...) {
-    return absl::InternalError("a bug in lossd, please report it");
-  }
-}
-
 double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
 
 int64_t RoundUp(int64_t bytes) {
@@ -84,7 +72,19 @@ class Pieces {
 
 }  // namespace
 
-absl::Status Evaluation::Enter(std::optional<int64_t> declared_bytes) {
+// Runs a step that may throw what it did not write itself: allocation failures, protobuf. Nothing gets past here.
+template <typename Step>
+auto BatchEvaluation::Guard(const Step& step) noexcept -> decltype(step()) {
+  try {
+    return step();
+  } catch (const std::bad_alloc&) {
+    return Refuse(Refusal::kAllocation, absl::ResourceExhaustedError("no memory for this call; retry later"));
+  } catch (...) {
+    return absl::InternalError("a bug in lossd, please report it");
+  }
+}
+
+absl::Status BatchEvaluation::Enter(std::optional<int64_t> declared_bytes) {
   if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
   if (declared_bytes) declared_bytes = std::max<int64_t>(*declared_bytes, 0);
   if (const int64_t limit = context_.config.max_message_bytes; declared_bytes.value_or(0) > limit) {
@@ -100,19 +100,19 @@ absl::Status Evaluation::Enter(std::optional<int64_t> declared_bytes) {
   return Reserve(declared_bytes.value_or(0));
 }
 
-absl::Status Evaluation::Prepare(grpc::ByteBuffer message, Patience patience) {
+absl::Status BatchEvaluation::Prepare(grpc::ByteBuffer message, Patience patience) {
   return PrepareMessage(std::move(message), patience,
                         [](grpc::ByteBuffer bytes, ReserveBytes reserve) { return Decode(std::move(bytes), reserve); });
 }
 
-absl::Status Evaluation::PrepareStreamed(grpc::ByteBuffer message, Patience patience) {
+absl::Status BatchEvaluation::PrepareStreamed(grpc::ByteBuffer message, Patience patience) {
   return PrepareMessage(std::move(message), patience, [this](grpc::ByteBuffer bytes, ReserveBytes reserve) {
     return DecodeStreamed(std::move(bytes), reserve, sequence_);
   });
 }
 
 template <typename DecodeMessage>
-absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, Patience patience, const DecodeMessage& decode) {
+absl::Status BatchEvaluation::PrepareMessage(grpc::ByteBuffer message, Patience patience, const DecodeMessage& decode) {
   return Guard([&]() -> absl::Status {
     takes_long_ = false;
     const absl::Time begin = absl::Now();
@@ -142,7 +142,7 @@ absl::Status Evaluation::PrepareMessage(grpc::ByteBuffer message, Patience patie
   });
 }
 
-absl::Status Evaluation::Admit() {
+absl::Status BatchEvaluation::Admit() {
   const int64_t limit = context_.config.max_message_bytes;
   if (const int64_t bytes = MaxResponseBytes(plan_); bytes > limit) {
     return Refuse(Refusal::kTooLarge, absl::ResourceExhaustedError(absl::StrCat(
@@ -167,11 +167,13 @@ absl::Status Evaluation::Admit() {
 }
 
 // Of Executor::ForEach() over the blocks.
-int64_t Evaluation::NumWorkers() const { return std::clamp<int64_t>(plan_.num_blocks, 1, context_.executor.threads()); }
+int64_t BatchEvaluation::NumWorkers() const {
+  return std::clamp<int64_t>(plan_.num_blocks, 1, context_.executor.threads());
+}
 
-bool Evaluation::ReadsPieces() const { return plan_.reads_pieces && request_.contents.logits.scattered; }
+bool BatchEvaluation::ReadsPieces() const { return plan_.reads_pieces && request_.contents.logits.scattered; }
 
-InputSet<bool> Evaluation::Gathered() const {
+InputSet<bool> BatchEvaluation::Gathered() const {
   InputSet<bool> gathered;
   ForEachInput(
       [](const char*, const Contents& contents, bool copied, bool& rest) { rest = contents.scattered && !copied; },
@@ -180,34 +182,36 @@ InputSet<bool> Evaluation::Gathered() const {
   return gathered;
 }
 
-bool Evaluation::IsInPlace() const { return Gathered().logits && plan_.results.logits_gradient == plan_.inputs.logits; }
+bool BatchEvaluation::IsInPlace() const {
+  return Gathered().logits && plan_.results.logits_gradient == plan_.inputs.logits;
+}
 
-absl::Status Evaluation::Reserve(int64_t bytes) {
+absl::Status BatchEvaluation::Reserve(int64_t bytes) {
   absl::Status status = ticket_.Reserve(bytes);
   if (status.ok()) return status;
   missed_bytes_ = ticket_.bytes() + bytes;
   return Refuse(ticket_.CouldEverReserve(bytes) ? Refusal::kMemory : Refusal::kTooLarge, std::move(status));
 }
 
-absl::Status Evaluation::Refuse(Refusal refusal, absl::Status status) {
+absl::Status BatchEvaluation::Refuse(Refusal refusal, absl::Status status) {
   refusal_ = refusal;
   return status;
 }
 
-void Evaluation::CountRefusal() const {
-  static constexpr const char* kReasons[] = {nullptr, "draining", "queue", "memory", "too_large"};
+void BatchEvaluation::CountRefusal() const {
+  static constexpr const char* kReasons[] = {nullptr, "draining", "queue", "memory", "memory", "too_large"};
   if (const char* reason = kReasons[static_cast<size_t>(refusal_)]) context_.metrics.Rejected(reason);
 }
 
-bool Evaluation::IsSmall() const {
+bool BatchEvaluation::IsSmall() const {
   return plan_.num_blocks <= 1 && plan_.num_elements * plan_.num_classes <= kSmallLogits;
 }
 
-absl::StatusOr<MessageWriter> Evaluation::Evaluate() {
+absl::StatusOr<MessageWriter> BatchEvaluation::Evaluate() {
   return Guard([this] { return EvaluateOrThrow(); });
 }
 
-absl::StatusOr<MessageWriter> Evaluation::EvaluateOrThrow() {
+absl::StatusOr<MessageWriter> BatchEvaluation::EvaluateOrThrow() {
   const absl::Time begin = absl::Now();
   ticket_.LeaveBacklog();
   if (absl::Status status = rpc_.CheckAlive(); !status.ok()) return status;
@@ -235,7 +239,7 @@ absl::StatusOr<MessageWriter> Evaluation::EvaluateOrThrow() {
 }
 
 // Allocates the tensors of the answer, and lets `results` see them.
-absl::Status Evaluation::AllocateResults(Answer& answer, Results& results) {
+absl::Status BatchEvaluation::AllocateResults(Answer& answer, Results& results) {
   if (IsInPlace()) answer.buffers.logits_gradient = std::move(request_.gathered.logits);
   absl::Status status;
   ForEachResult(
@@ -253,7 +257,7 @@ absl::Status Evaluation::AllocateResults(Answer& answer, Results& results) {
   return status;
 }
 
-absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& weights, const Results& results) {
+absl::StatusOr<std::vector<BlockSummary>> BatchEvaluation::Compute(const Weights& weights, const Results& results) {
   absl::StatusOr<Buffer> scratch = Buffer::Allocate(thread_bytes_ * NumWorkers());
   if (!scratch.ok()) return Refuse(Refusal::kMemory, scratch.status());
   std::vector<BlockSummary> blocks(static_cast<size_t>(plan_.num_blocks));
@@ -278,7 +282,7 @@ absl::StatusOr<std::vector<BlockSummary>> Evaluation::Compute(const Weights& wei
 }
 
 // The inputs as a run of blocks sees them: of the tensors that are read by rows, its rows only, copied to `memory`.
-Inputs Evaluation::ReadWindow(Plan::Range blocks, std::byte* memory) const {
+Inputs BatchEvaluation::ReadWindow(Plan::Range blocks, std::byte* memory) const {
   Inputs inputs = request_.inputs;
   const int64_t begin = plan_.ElementsOf(blocks.begin).begin, end = plan_.ElementsOf(blocks.end - 1).end;
   const auto read = [&](bool wanted, const Contents& contents, TensorView& view) {
@@ -295,7 +299,7 @@ Inputs Evaluation::ReadWindow(Plan::Range blocks, std::byte* memory) const {
 }
 
 // A job's loss is the mean over its batch, whatever it asked for; where it asked for that mean, the very number it got.
-void Evaluation::RecordBatch(const Summary& summary, double loss) {
+void BatchEvaluation::RecordBatch(const Summary& summary, double loss) {
   const bool own_mean = plan_.spec.reduction == Reduction::kMean && !plan_.spec.normalizer;
   const int64_t live = summary.element_count - summary.ignored_count;
   BatchRecord batch;

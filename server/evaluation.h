@@ -20,13 +20,13 @@ namespace lossd {
 
 // Enter(), Prepare(), Evaluate(), each once unless it says otherwise, on any thread. Holds its place and its memory
 // until it is destroyed.
-class Evaluation {
+class BatchEvaluation {
  public:
   // Why a batch was refused for what the server is or has, rather than for what the batch is.
-  enum class Refusal { kNone, kDraining, kQueue, kMemory, kTooLarge };
+  enum class Refusal { kNone, kDraining, kQueue, kMemory, kAllocation, kTooLarge };
 
   // `context` and `rpc` outlive it.
-  Evaluation(const ServiceContext& context, const Rpc& rpc) : context_(context), rpc_(rpc) {}
+  BatchEvaluation(const ServiceContext& context, const Rpc& rpc) : context_(context), rpc_(rpc) {}
 
   // Before the message is read. `declared_bytes`: its size, where the client has said it.
   absl::Status Enter(std::optional<int64_t> declared_bytes);
@@ -52,7 +52,9 @@ class Evaluation {
   // Of the last error.
   Refusal refusal() const { return refusal_; }
   // Whether other calls will give back what was missing.
-  bool may_retry() const { return refusal_ == Refusal::kQueue || refusal_ == Refusal::kMemory; }
+  bool fits_later() const { return refusal_ == Refusal::kQueue || refusal_ == Refusal::kMemory; }
+  // Whether another try may find more.
+  bool may_retry() const { return fits_later() || refusal_ == Refusal::kAllocation; }
   // How much memory it would have held, if that was what was missing.
   int64_t missed_bytes() const { return missed_bytes_; }
   // Counts that refusal, if it was one.
@@ -61,6 +63,8 @@ class Evaluation {
  private:
   template <typename DecodeMessage>
   absl::Status PrepareMessage(grpc::ByteBuffer message, Patience patience, const DecodeMessage& decode);
+  template <typename Step>
+  auto Guard(const Step& step) noexcept -> decltype(step());
   absl::Status Admit();
   absl::Status Reserve(int64_t bytes);
   absl::Status Refuse(Refusal refusal, absl::Status status);

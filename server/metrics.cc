@@ -236,7 +236,7 @@ std::string Metrics::Text() const {
     for (MetricFamily& family : more) families.push_back(std::move(family));
   };
   append({
-      Single("lossd_inflight_requests", "Calls in flight.", MetricType::Gauge,
+      Single("lossd_inflight_requests", "Calls and streamed batches in flight.", MetricType::Gauge,
              static_cast<double>(gauges.inflight_requests)),
       Single("lossd_inflight_bytes", "Bytes that calls in flight hold.", MetricType::Gauge,
              static_cast<double>(gauges.inflight_bytes)),

@@ -24,6 +24,7 @@ void StreamCall::OnRead(std::optional<grpc::ByteBuffer> message) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     reading_ = false;
+    if (finished_) return;
     if (!message) {
       read_all_ = true;
       return Advance();
@@ -32,25 +33,25 @@ void StreamCall::OnRead(std::optional<grpc::ByteBuffer> message) {
     context_.metrics.ReceivedBytes(last_bytes_);
     waiting_ = message;
   }
-  Begin(*message, Evaluation::Patience::kShort);
+  Begin(*message, BatchEvaluation::Patience::kShort);
 }
 
 // The message that is waiting_. Nothing is read meanwhile, so there is only one. While it waits nothing is held for it
 // but its bytes, so that streams cannot wait for each other: it is parsed anew each time that there is as much memory
 // as was missing.
-void StreamCall::Begin(const grpc::ByteBuffer& message, Evaluation::Patience patience) {
+void StreamCall::Begin(const grpc::ByteBuffer& message, BatchEvaluation::Patience patience) {
   auto batch = std::make_unique<Batch>(Batch{{context_, rpc_}, static_cast<int64_t>(message.Length()), std::nullopt});
   absl::Status status = batch->evaluation.Enter(batch->bytes);
   if (status.ok()) status = batch->evaluation.PrepareStreamed(message, patience);
   if (batch->evaluation.takes_long()) {
     return context_.executor.Submit(
-        [this, message, hold = rpc_.Keep()] { Begin(message, Evaluation::Patience::kLong); });
+        [this, message, hold = rpc_.Keep()] { Begin(message, BatchEvaluation::Patience::kLong); });
   }
-  if (batch->evaluation.refusal() == Evaluation::Refusal::kDraining) return StopReading(status);
+  if (batch->evaluation.refusal() == BatchEvaluation::Refusal::kDraining) return StopReading(status);
   Batch& added = *batch;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (batch->evaluation.may_retry()) {
+    if (batch->evaluation.fits_later()) {
       missed_bytes_ = batch->evaluation.missed_bytes();
       batch.reset();
       waking_ = true;
@@ -112,12 +113,25 @@ void StreamCall::OnWake() {
     }
     message = waiting_;
   }
-  Begin(*message, Evaluation::Patience::kShort);
+  Begin(*message, BatchEvaluation::Patience::kShort);
+}
+
+void StreamCall::OnDrain() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  EndIfDraining();
+}
+
+// A stream that waits for its client's next message would learn of a drain from that, or never.
+void StreamCall::EndIfDraining() {
+  if (!reading_ || !batches_.empty() || finished_ || !context_.admission.draining()) return;
+  finished_ = true;
+  rpc_.Finish(Admission::Draining());
 }
 
 void StreamCall::Advance() {
   WriteNext();
   ReadNext();
+  EndIfDraining();
   if (!read_all_ || reading_ || waiting_ || !batches_.empty() || finished_) return;
   finished_ = true;
   rpc_.Finish(end_);

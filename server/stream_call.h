@@ -16,7 +16,8 @@ namespace lossd {
 
 class StreamCall final : public CountedCall {
  public:
-  StreamCall(const ServiceContext& context, Rpc& rpc) : CountedCall(context, rpc, "EvaluateStream") {}
+  StreamCall(const ServiceContext& context, Rpc& rpc)
+      : CountedCall(context, rpc, "EvaluateStream"), drain_watch_(context.admission, [this] { OnDrain(); }) {}
 
   void OnStart() override;
   void OnRead(std::optional<grpc::ByteBuffer> message) override;
@@ -26,18 +27,20 @@ class StreamCall final : public CountedCall {
  private:
   // A batch that has been read and not yet been answered.
   struct Batch {
-    Evaluation evaluation;
+    BatchEvaluation evaluation;
     int64_t bytes = 0;  // of the message
     std::optional<grpc::ByteBuffer> answer;
   };
 
-  void Begin(const grpc::ByteBuffer& message, Evaluation::Patience patience);
+  void Begin(const grpc::ByteBuffer& message, BatchEvaluation::Patience patience);
   void Compute(Batch& batch);
   void Answer(Batch& batch, absl::StatusOr<MessageWriter> answer);
   void StopReading(const absl::Status& status);
+  void OnDrain();
 
   // These REQUIRE that mutex_ is held.
   void Advance();
+  void EndIfDraining();
   void ReadNext();
   void WriteNext();
   bool HasRoom() const;
@@ -49,7 +52,8 @@ class StreamCall final : public CountedCall {
   int64_t missed_bytes_ = 0;                    // of memory, so much waiting_ would hold
   bool reading_ = false, writing_ = false, waking_ = false;
   bool read_all_ = false, broken_ = false, finished_ = false;
-  absl::Status end_;  // what the stream ends with
+  absl::Status end_;                         // what the stream ends with
+  const Admission::DrainWatch drain_watch_;  // destroyed first: its call may be under way
 };
 
 }  // namespace lossd

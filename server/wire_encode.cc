@@ -10,8 +10,7 @@
 namespace lossd {
 namespace {
 
-constexpr int64_t kMaxSmallFields = 4096;  // summary, timing, shapes and tags, generously
-constexpr size_t kMaxMessageBytes = 2048;  // of an error: it travels in a header
+constexpr size_t kMaxErrorMessageBytes = 2048;  // of an error: it travels in a header
 
 static_assert(static_cast<int>(DataType::kBool) == v1::DATA_TYPE_BOOL);
 static_assert(static_cast<int>(DataType::kFloat32) == v1::DATA_TYPE_FLOAT32);
@@ -85,7 +84,7 @@ grpc::ByteBuffer EncodeStreamed(int64_t sequence, absl::StatusOr<MessageWriter> 
   return writer.Finish();
 }
 
-int64_t MaxResponseBytes(const Plan& plan) { return plan.result_bytes + kMaxSmallFields; }
+int64_t MaxResponseBytes(const Plan& plan) { return plan.result_bytes + kMaxSmallFieldsBytes; }
 
 absl::Status ParseSmall(const grpc::ByteBuffer& bytes, google::protobuf::MessageLite& message) {
   if (bytes.Length() > kMaxSmallMessageBytes) {
@@ -108,7 +107,7 @@ grpc::ByteBuffer SerializeSmall(const google::protobuf::MessageLite& message) {
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   // absl's codes are google.rpc's, and so are gRPC's.
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  return {code, std::string(status.message().substr(0, kMaxMessageBytes))};
+  return {code, std::string(status.message().substr(0, kMaxErrorMessageBytes))};
 }
 
 const char* CodeName(absl::StatusCode code) {

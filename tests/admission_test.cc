@@ -158,6 +158,35 @@ TEST(AdmissionTest, ARequestOfUnknownSizeIsTakenForAUsualOne) {
   EXPECT_EQ(admission.load().backlog_bytes, 7);
 }
 
+// Nor does one that arrives twice, since it is decoded again, count twice.
+TEST(AdmissionTest, ARequestThatSaidItsSizeTellsNothingOfOthers) {
+  Admission admission(1000, 10000);
+  for (int i = 0; i < 100; ++i) admission.Enter(8000)->Arrived(8000);
+  EXPECT_EQ(admission.Enter(std::nullopt)->bytes(), 0);
+  absl::StatusOr<Admission::Ticket> ticket = admission.Enter(std::nullopt);
+  for (int i = 0; i < 100; ++i) ticket->Arrived(800);
+  const absl::StatusOr<Admission::Ticket> next = admission.Enter(std::nullopt);
+  EXPECT_EQ(admission.load().backlog_bytes, 800 + 100);  // an eighth of one
+}
+
+TEST(AdmissionTest, WhoWatchesIsToldOnceOfTheDrain) {
+  Admission admission(100, 1000);
+  int told = 0, gone = 0;
+  const Admission::DrainWatch watch(admission, [&] {
+    EXPECT_TRUE(admission.draining());
+    ++told;
+  });
+  {
+    const Admission::DrainWatch before(admission, [&] { ++gone; });
+  }
+  EXPECT_EQ(told, 0);
+  admission.StartDraining();
+  admission.StartDraining();
+  const Admission::DrainWatch after(admission, [&] { ++gone; });
+  EXPECT_EQ(told, 1);
+  EXPECT_EQ(gone, 0);
+}
+
 TEST(AdmissionTest, NobodyEntersWhileDraining) {
   Admission admission(100, 1000);
   EXPECT_FALSE(admission.draining());

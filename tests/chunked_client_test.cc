@@ -467,7 +467,7 @@ TEST_F(ChunkedClientTest, MalformedAnswersAreInternalErrors) {
          r.mutable_response()->mutable_logits_gradient()->set_shape(0, 1000);
          r.mutable_response()->mutable_logits_gradient()->set_shape(1, 1040);
        }},
-      {"element_loss has the shape [2000000], which is not the batch's",
+      {"element_loss has the shape [2000000] for 1040 elements",
        [](v1::EvaluateStreamResponse& r) {
          r.mutable_response()->mutable_summary()->set_element_count(2'000'000);
          r.mutable_response()->mutable_element_loss()->set_shape(0, 2'000'000);

@@ -287,6 +287,11 @@ TEST(ClientTest, BatchesThatNoMessageCarriesAreRefusedUnread) {
     EXPECT_THAT(std::string(status.message()), HasSubstr("cannot be cut into less than 1 element"));
     EXPECT_THAT(std::string(status.message()), HasSubstr("2147483647"));
   }
+  std::byte destination[4];
+  EvaluateOptions options;
+  options.logits_gradient = destination;
+  batch.logits = {nullptr, {DataType::kFloat32, Shape{1, int64_t{1} << 62}}};  // 2^64 bytes
+  EXPECT_FALSE(client.Evaluate(batch, options).ok());
   for (const Shape& shape : {Shape{-1}, Shape{most, 2}, Shape{0, most, most}}) {
     batch.logits = {nullptr, {DataType::kFloat32, shape}};
     const absl::Status status = client.Evaluate(batch, kTimeout).status();
@@ -332,8 +337,12 @@ TEST(ClientTest, MalformedAnswersAreInternalErrors) {
        [](v1::EvaluateResponse* r) {
          while (r->logits_gradient().shape_size() < 40) r->mutable_logits_gradient()->add_shape(1);
        }},
-      {"element_loss has the shape [2] for 3 elements",
-       [](v1::EvaluateResponse* r) { r->mutable_summary()->set_element_count(3); }},
+      {"element_loss has the shape [3] for 2 elements",
+       [](v1::EvaluateResponse* r) {
+         r->mutable_summary()->set_element_count(3);
+         r->mutable_element_loss()->set_shape(0, 3);
+         r->mutable_element_loss()->mutable_raw()->append(4, '\0');
+       }},
       {"predicted_class is uint32, not int64",
        [](v1::EvaluateResponse* r) {
          r->mutable_predicted_class()->set_data_type(v1::DATA_TYPE_UINT32);

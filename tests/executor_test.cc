@@ -213,7 +213,7 @@ TEST_P(ExecutorTest, SubmitFromManyThreads) {
 
 TEST_P(ExecutorTest, TheDestructorWaitsForEverythingSubmitted) {
   constexpr int kSubmissions = 100;
-  int ran = 0;  // a plain int, guarded by nothing but one submission at a time
+  int ran = 0;
   std::vector<int> loops(kSubmissions, 0);
   {
     Executor executor(GetParam());

@@ -152,7 +152,7 @@ TEST_F(ServerStreamTest, ABadBatchIsAnsweredWithItsErrorAndTheStreamGoesOn) {
   ExpectServes();
 }
 
-TEST_F(ServerStreamTest, BytesThatAreNoMessageAreAnsweredToo) {
+TEST_F(ServerStreamTest, ABatchThatDoesNotDecodeIsAnsweredToo) {
   Start();
   Open();
   v1::EvaluateStreamRequest message = Message(9, SmallRequest());
@@ -258,6 +258,25 @@ TEST_F(ServerStreamTest, ADrainAnswersWhatWasReadAndSendsTheRestElsewhere) {
   EXPECT_THAT(status.error_message(), HasSubstr("draining"));
 }
 
+TEST_F(ServerStreamTest, ADrainEndsStreamsThatAreIdle) {
+  Start();
+  Open();
+  const std::unique_ptr<v1::LossService::Stub> stub = v1::LossService::NewStub(channel_);
+  const auto context = NewContext();
+  const auto silent = stub->EvaluateStream(context.get());  // has never sent anything
+  ASSERT_TRUE(stream_->Write(Message(1, SmallRequest())));
+  v1::EvaluateStreamResponse answer;
+  ASSERT_TRUE(stream_->Read(&answer));
+  AwaitSample(std::string("grpc_server_started_total{") + kStream + "}", 2);
+  server_->StartDraining();
+  for (auto* stream : {stream_.get(), silent.get()}) {
+    EXPECT_FALSE(stream->Read(&answer));
+    const grpc::Status status = stream->Finish();
+    EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE) << status.error_message();
+    EXPECT_THAT(status.error_message(), HasSubstr("draining"));
+  }
+}
+
 TEST_F(ServerStreamTest, StoppingEndsAnIdleStream) {
   Start();
   Open();
@@ -266,7 +285,7 @@ TEST_F(ServerStreamTest, StoppingEndsAnIdleStream) {
   ASSERT_TRUE(stream_->Read(&answer));
   server_.reset();
   EXPECT_FALSE(stream_->Read(&answer));
-  EXPECT_FALSE(stream_->Finish().ok());
+  EXPECT_EQ(stream_->Finish().error_code(), grpc::UNAVAILABLE);
 }
 
 }  // namespace

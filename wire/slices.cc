@@ -23,7 +23,8 @@ Slices& Slices::operator=(Slices&& other) noexcept {
 }
 
 // The last reference to received memory is dropped inside a function of gRPC's. A bare slice that goes on a thread that
-// is not gRPC's crashes in gRPC 1.51 while memory is short: what waits for memory is then run on a context not there.
+// is not gRPC's crashes in gRPC 1.51 while memory is short: who waits for memory is then called back on the thread's
+// ExecCtx, and only gRPC's threads have one.
 void Slices::Drop(std::vector<grpc::Slice>& slices) noexcept {
   if (slices.empty()) return;
   const grpc::ByteBuffer last(slices.data(), slices.size());

@@ -19,8 +19,8 @@ namespace lossd {
 // returns.
 inline constexpr int64_t kCopiedContentsBytes = 4096;
 
-// Upper bound of what Tensor() writes beside the contents.
-inline constexpr int64_t kMaxTensorHeadBytes = 256;
+// Upper bound of what a request or an answer has beside the contents of its tensors, generously.
+inline constexpr int64_t kMaxSmallFieldsBytes = 4096;
 
 // Appends the varint of `value`.
 void AppendVarint(uint64_t value, std::string& text);

@@ -1,4 +1,4 @@
-// A batch of the client, as loss/ takes it: for what lossctl computes itself.
+// A batch of the client, as loss/ takes it.
 #ifndef LOSSD_CLIENT_CPP_BATCH_INPUTS_H_
 #define LOSSD_CLIENT_CPP_BATCH_INPUTS_H_
 

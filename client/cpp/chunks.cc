@@ -8,18 +8,12 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/batch_inputs.h"
 #include "client/cpp/messages.h"
 #include "loss/element.h"
 
 namespace lossd {
 namespace {
-
-constexpr int64_t kMarginBytes = 4096;  // small fields of an answer
-
-Inputs InputsOf(const Batch& batch) {
-  return {batch.logits,        batch.targets,        batch.target_probabilities,
-          batch.class_weights, batch.sample_weights, batch.upstream_gradient};
-}
 
 bool HasEntries(const Spec& spec) {
   return std::holds_alternative<KlDivergence>(spec.loss) || std::holds_alternative<BinaryCrossEntropy>(spec.loss);
@@ -134,7 +128,8 @@ absl::Status Chunks::CheckFits(int64_t max_message_bytes) const {
   }
   const absl::StatusOr<Plan> part = MakePlan(largest.spec, TypesOf(InputsOf(largest)));
   if (!part.ok()) return part.status();
-  for (const auto& [what, bytes] : {std::pair("", *request), {"the answer to ", part->result_bytes + kMarginBytes}}) {
+  for (const auto& [what, bytes] :
+       {std::pair("", *request), {"the answer to ", part->result_bytes + kMaxSmallFieldsBytes}}) {
     if (bytes <= max_message_bytes) continue;
     return absl::ResourceExhaustedError(absl::StrCat(least, ", and ", what, "these may have ", bytes,
                                                      " bytes; the server's max_message_bytes is ", max_message_bytes));

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
+#include <new>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -24,9 +26,15 @@ void SetTimeout(absl::Duration timeout, grpc::ClientContext* context) {
   context->set_deadline(absl::ToChronoTime(DeadlineAfter(timeout)));
 }
 
+// At most what an int64_t holds.
+int64_t BytesOf(const Shape& shape, DataType type) {
+  const int64_t size = SizeOf(type), most = std::numeric_limits<int64_t>::max() / size;
+  return std::min(NumElements(shape), most) * size;
+}
+
 absl::Status CheckDestination(const Batch& batch, const EvaluateOptions& options) {
   const auto have = static_cast<int64_t>(options.logits_gradient.size());
-  const int64_t want = NumElements(batch.logits.type.shape) * SizeOf(GradientType(batch));
+  const int64_t want = BytesOf(batch.logits.type.shape, GradientType(batch));
   if (have == 0 || have == want) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("EvaluateOptions.logits_gradient has ", have, " bytes, and the gradient of the logits ", want));
@@ -52,26 +60,35 @@ absl::StatusOr<Evaluation> Client::Evaluate(const Batch& batch, absl::Duration t
 }
 
 absl::StatusOr<Evaluation> Client::Evaluate(const Batch& batch, const EvaluateOptions& options) const {
-  if (absl::Status status = CheckDestination(batch, options); !status.ok()) return status;
-  const absl::Status one_message = RequestBytes(batch).status();
-  if (!one_message.ok() && !absl::IsResourceExhausted(one_message)) return one_message;
-  const int64_t logits_bytes = NumElements(batch.logits.type.shape) * SizeOf(batch.logits.type.data_type);
-  if (one_message.ok() && logits_bytes <= options.chunk_threshold_bytes) {
-    return CallEvaluate(connection_->channels, batch, options);
+  try {
+    return EvaluateOrThrow(batch, options, DeadlineAfter(options.timeout));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("this host has no memory for the answer; ask for fewer outputs or rows");
   }
-  return EvaluateInChunks(batch, options);
 }
 
-absl::StatusOr<Evaluation> Client::EvaluateInChunks(const Batch& batch, const EvaluateOptions& options) const {
-  const absl::Time deadline = DeadlineAfter(options.timeout);
+absl::StatusOr<Evaluation> Client::EvaluateOrThrow(const Batch& batch, const EvaluateOptions& options,
+                                                   absl::Time deadline) const {
+  const absl::Status one_message = RequestBytes(batch).status();
+  if (!one_message.ok() && !absl::IsResourceExhausted(one_message)) return one_message;
+  if (absl::Status status = CheckDestination(batch, options); !status.ok()) return status;
+  const int64_t logits_bytes = BytesOf(batch.logits.type.shape, batch.logits.type.data_type);
+  if (one_message.ok() && logits_bytes <= options.chunk_threshold_bytes) {
+    return CallEvaluate(connection_->channels, batch, options, deadline);
+  }
+  return EvaluateInChunks(batch, options, deadline);
+}
+
+absl::StatusOr<Evaluation> Client::EvaluateInChunks(const Batch& batch, const EvaluateOptions& options,
+                                                    absl::Time deadline) const {
   const absl::StatusOr<Chunks> chunks = Chunks::Cut(batch);
   if (!chunks.ok()) return chunks.status();
-  if (chunks->count() == 0) return CallEvaluate(connection_->channels, batch, options);
+  if (chunks->count() == 0) return CallEvaluate(connection_->channels, batch, options, deadline);
   if (absl::Status status = chunks->CheckFits(kMaxMessageBytes); !status.ok()) return status;
   const absl::StatusOr<int64_t> max_message_bytes = MaxMessageBytes(deadline);
   if (!max_message_bytes.ok()) return max_message_bytes.status();
   if (absl::Status status = chunks->CheckFits(*max_message_bytes); !status.ok()) return status;
-  if (chunks->count() == 1) return CallEvaluate(connection_->channels, batch, options);
+  if (chunks->count() == 1) return CallEvaluate(connection_->channels, batch, options, deadline);
   return CallInChunks(connection_->channels, *chunks, options, deadline);
 }
 

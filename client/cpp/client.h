@@ -76,6 +76,7 @@ struct EvaluateOptions {
   std::span<std::byte> logits_gradient;
 
   // Called in the calling thread after each piece, with how many of the batch's elements are done; never decreases.
+  // Must not throw.
   std::function<void(int64_t elements_done, int64_t num_elements)> progress;
 };
 
@@ -96,7 +97,8 @@ struct ServerInfo {
 //
 // Every call blocks, takes a timeout, and answers with the server's status as absl::Status:
 //   kInvalidArgument    the batch is wrong; the message names the field and both numbers. Do not retry.
-//   kResourceExhausted  the server is full (try later), or the batch exceeds a limit that the message states.
+//   kResourceExhausted  the server is full (try later), the batch exceeds a limit that the message states, or this host
+//                       has no memory for the answer.
 //   kUnavailable        no server, or it is draining. kDeadlineExceeded: the timeout passed; safe to retry.
 //   kUnimplemented      this server's build lacks the loss or an output.
 // The client tries again by itself, a few times and within the timeout: after kUnavailable, and where a server that is
@@ -125,7 +127,10 @@ class Client {
   absl::Status CheckHealth(const std::string& service, absl::Duration timeout) const;
 
  private:
-  absl::StatusOr<Evaluation> EvaluateInChunks(const Batch& batch, const EvaluateOptions& options) const;
+  absl::StatusOr<Evaluation> EvaluateOrThrow(const Batch& batch, const EvaluateOptions& options,
+                                             absl::Time deadline) const;
+  absl::StatusOr<Evaluation> EvaluateInChunks(const Batch& batch, const EvaluateOptions& options,
+                                              absl::Time deadline) const;
   absl::StatusOr<int64_t> MaxMessageBytes(absl::Time deadline) const;
 
   struct Connection;

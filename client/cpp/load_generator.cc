@@ -5,6 +5,7 @@
 #include <grpcpp/support/channel_arguments.h>
 #include <sys/prctl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -14,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/cpp/channels.h"
 #include "client/cpp/load_lane.h"
 #include "client/cpp/load_schedule.h"
 #include "client/cpp/messages.h"
@@ -28,10 +30,6 @@ constexpr int kMaxChannels = 1000;
 constexpr int kMaxStreams = 100'000;
 constexpr int kMaxSlots = 1'000'000;
 constexpr double kMaxRate = 1e6;
-
-absl::Status ToAbslStatus(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
 
 // As the client library's channels, but for retries: here each call is one try.
 grpc::ChannelArguments ChannelArguments(const LoadOptions& options) {
@@ -62,18 +60,8 @@ absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> Connect(const LoadOp
 // The share of lane `index` of `num_lanes`.
 int Share(int total, int index, int num_lanes) { return (total + num_lanes - 1 - index) / num_lanes; }
 
-int NumStreams(const LoadOptions& options) {
-  return options.num_streams > 0 ? options.num_streams : options.num_channels;
-}
-
 // Every stream needs one, and every channel.
-int FewestSlots(const LoadOptions& options) {
-  return options.calls == Calls::kStream ? NumStreams(options) : options.num_channels;
-}
-
-int NumSlots(const LoadOptions& options) {
-  return options.rate ? options.max_outstanding : options.concurrency.value_or(FewestSlots(options));
-}
+int FewestSlots(const LoadOptions& options) { return std::max(NumStreams(options), options.num_channels); }
 
 class Load {
  public:
@@ -157,6 +145,14 @@ class Load {
 };
 
 }  // namespace
+
+int NumStreams(const LoadOptions& options) {
+  return options.calls == Calls::kUnary ? 0 : std::max(options.num_streams, options.num_channels);
+}
+
+int NumSlots(const LoadOptions& options) {
+  return options.rate ? options.max_outstanding : options.concurrency.value_or(FewestSlots(options));
+}
 
 absl::Status CheckLoadOptions(const LoadOptions& options) {
   const auto invalid = [](auto... words) { return absl::InvalidArgumentError(absl::StrCat(words...)); };

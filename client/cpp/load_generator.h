@@ -44,6 +44,11 @@ struct LoadOptions {
   absl::Duration timeout = absl::Seconds(30);  // for each call
 };
 
+// EvaluateStreams over all channels; 0 with unary calls.
+int NumStreams(const LoadOptions& options);
+// Calls that may be out at a time: of an open loop at most.
+int NumSlots(const LoadOptions& options);
+
 struct LoadResult {
   LoadCounts counts;
   int64_t num_dropped = 0;  // arrivals that were not even sent

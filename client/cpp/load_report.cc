@@ -74,18 +74,11 @@ std::string ErrorsText(const LoadCounts& counts) {
                       LatencyText(counts.failed));
 }
 
-int Streams(const LoadOptions& options) {
-  return options.calls == Calls::kUnary ? 0 : std::max(options.num_streams, options.num_channels);
-}
-int Concurrency(const LoadOptions& options) {
-  return options.concurrency.value_or(std::max(options.num_channels, Streams(options)));
-}
-
 std::string LoopText(const LoadOptions& options) {
   if (options.rate) {
     return absl::StrFormat("open, %g arrivals/s, at most %d out", *options.rate, options.max_outstanding);
   }
-  return absl::StrCat("closed, ", Concurrency(options), " at a time");
+  return absl::StrCat("closed, ", NumSlots(options), " at a time");
 }
 
 }  // namespace
@@ -105,7 +98,7 @@ std::string LoadText(const LoadOptions& options, const LoadSize& size, const Loa
   const Rates rates = RatesOf(size, counts);
   std::string text =
       absl::StrFormat("load           %s; %d channels, %s\n", LoopText(options), options.num_channels,
-                      options.calls == Calls::kUnary ? "unary calls" : absl::StrCat(Streams(options), " streams"));
+                      options.calls == Calls::kUnary ? "unary calls" : absl::StrCat(NumStreams(options), " streams"));
   absl::StrAppendFormat(&text, "answered       %d of %d bytes each, in %.3f s\n", counts.num_answered(),
                         size.request_bytes, counts.seconds());
   absl::StrAppendFormat(&text, "rate           %.1f calls/s, %.0f rows/s, %.3f GB/s out, %.3f GB/s in\n", rates.calls,
@@ -126,10 +119,10 @@ std::string LoadJson(const LoadOptions& options, const LoadSize& size, const Loa
     json.Add("rate", *options.rate);
     json.Add("max_outstanding", int64_t{options.max_outstanding});
   } else {
-    json.Add("concurrency", int64_t{Concurrency(options)});
+    json.Add("concurrency", int64_t{NumSlots(options)});
   }
   json.Add("channels", int64_t{options.num_channels});
-  if (options.calls == Calls::kStream) json.Add("streams", int64_t{Streams(options)});
+  if (options.calls == Calls::kStream) json.Add("streams", int64_t{NumStreams(options)});
   json.Add("request_bytes", size.request_bytes);
   json.Add("rows", size.rows);
   json.Add("seconds", counts.seconds());

@@ -27,7 +27,7 @@ ABSL_FLAG(bool, verify, false,
           "Compares with the long double reference, computed here, and exits with 1 where the answer is out of "
           "tolerance.");
 
-ABSL_FLAG(int64_t, chunk_bytes, int64_t{16} << 20,
+ABSL_FLAG(int64_t, chunk_threshold_bytes, int64_t{16} << 20,
           "Batches with more bytes of logits than this are sent in pieces, over streams.");
 ABSL_FLAG(int32_t, chunk_streams, 1, "How many streams, each with a connection of its own, the pieces go over.");
 ABSL_FLAG(int32_t, repeat, 1, "Evaluates so many times; the time shown is the fastest.");
@@ -89,7 +89,7 @@ void ShowProgress(int64_t done, int64_t total) {
 EvaluateOptions OptionsFromFlags() {
   EvaluateOptions options;
   options.timeout = absl::GetFlag(FLAGS_timeout);
-  options.chunk_threshold_bytes = absl::GetFlag(FLAGS_chunk_bytes);
+  options.chunk_threshold_bytes = absl::GetFlag(FLAGS_chunk_threshold_bytes);
   options.num_streams = absl::GetFlag(FLAGS_chunk_streams);
   if (::isatty(STDERR_FILENO) == 1) options.progress = ShowProgress;
   return options;
@@ -102,7 +102,7 @@ absl::Status CheckFlags() {
   };
   absl::Status status = at_least("repeat", absl::GetFlag(FLAGS_repeat), 1);
   status.Update(at_least("chunk_streams", absl::GetFlag(FLAGS_chunk_streams), 1));
-  status.Update(at_least("chunk_bytes", absl::GetFlag(FLAGS_chunk_bytes), 0));
+  status.Update(at_least("chunk_threshold_bytes", absl::GetFlag(FLAGS_chunk_threshold_bytes), 0));
   return status;
 }
 
@@ -131,8 +131,9 @@ int RunEval() {
 }
 
 constexpr auto kFlags = [] {
-  constexpr const char* kCommon[] = {"target",     "timeout", "json",        "seed",          "job",   "gradient",
-                                     "output_dir", "verify",  "chunk_bytes", "chunk_streams", "repeat"};
+  constexpr const char* kCommon[] = {
+      "target",        "timeout", "json", "seed", "job", "gradient", "output_dir", "verify", "chunk_threshold_bytes",
+      "chunk_streams", "repeat"};
   std::array<const char*, std::size(kCommon) + std::size(kTensorFlags) + std::size(kSpecFlags)> flags{};
   size_t count = 0;
   for (const char* flag : kCommon) flags[count++] = flag;

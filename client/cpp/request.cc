@@ -7,8 +7,6 @@
 namespace lossd {
 namespace {
 
-constexpr int64_t kMarginBytes = 4096;  // more than the small fields need
-
 // The enumerations of spec.h and types.h go over the wire by number.
 constexpr bool SameNumber(auto ours, auto theirs) { return static_cast<int>(ours) == static_cast<int>(theirs); }
 static_assert(SameNumber(DataType::kFloat32, v1::DATA_TYPE_FLOAT32));
@@ -92,7 +90,7 @@ void FillSpec(const Spec& spec, v1::EvaluateRequest* request) {
 }  // namespace
 
 absl::StatusOr<int64_t> RequestBytes(const Batch& batch) {
-  int64_t room = kMaxMessageBytes - kMarginBytes;
+  int64_t room = kMaxMessageBytes - kMaxSmallFieldsBytes;
   if (batch.job.size() > static_cast<uint64_t>(room)) return TooLarge("job");
   room -= static_cast<int64_t>(batch.job.size());
   for (const Input& input : kInputs) {

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/batch_inputs.h"
 #include "client/cpp/messages.h"
 #include "wire/parse.h"
 
@@ -72,10 +73,12 @@ absl::Status CheckShape(const char* field, const TensorType& tensor, const Shape
   return Malformed(field, absl::StrCat("has the shape ", ToString(tensor.shape), ", not ", ToString(want)));
 }
 
-absl::Status CheckElements(const char* field, const TensorType& tensor, const Summary& summary) {
-  if (NumElements(tensor.shape) == summary.element_count) return absl::OkStatus();
+absl::Status CheckElements(const char* field, const TensorType& tensor, const Batch& batch) {
+  const absl::StatusOr<Plan> plan = MakePlan(batch.spec, TypesOf(InputsOf(batch)));
+  if (!plan.ok()) return plan.status();
+  if (NumElements(tensor.shape) == plan->num_elements) return absl::OkStatus();
   return Malformed(field,
-                   absl::StrCat("has the shape ", ToString(tensor.shape), " for ", summary.element_count, " elements"));
+                   absl::StrCat("has the shape ", ToString(tensor.shape), " for ", plan->num_elements, " elements"));
 }
 
 DataType LossType(const Batch& batch) {
@@ -94,7 +97,7 @@ DataType AnswerType(const Batch& batch, Output output) {
   }
 }
 
-absl::Status CheckAnswer(const Batch& batch, const Answer& answer, const TensorType& type, const Summary& summary) {
+absl::Status CheckAnswer(const Batch& batch, const Answer& answer, const TensorType& type) {
   absl::Status status = CheckType(answer.field, type, AnswerType(batch, answer.output));
   if (!status.ok()) return status;
   switch (answer.output) {
@@ -105,14 +108,14 @@ absl::Status CheckAnswer(const Batch& batch, const Answer& answer, const TensorT
     case Output::kTargetsGradient:
       return CheckShape(answer.field, type, batch.targets.type.shape);
     default:
-      return CheckElements(answer.field, type, summary);
+      return CheckElements(answer.field, type, batch);
   }
 }
 
-absl::Status CheckLoss(const Batch& batch, const TensorType& type, const Summary& summary) {
+absl::Status CheckLoss(const Batch& batch, const TensorType& type) {
   absl::Status status = CheckType("loss", type, LossType(batch));
   if (!status.ok()) return status;
-  if (batch.spec.reduction == Reduction::kNone) return CheckElements("loss", type, summary);
+  if (batch.spec.reduction == Reduction::kNone) return CheckElements("loss", type, batch);
   return CheckShape("loss", type, Shape());
 }
 
@@ -138,23 +141,22 @@ absl::Status Copy(const char* field, const v1::Tensor& tensor, const TensorType&
   return absl::OkStatus();
 }
 
-absl::Status ReadLoss(const Batch& batch, const v1::EvaluateResponse& response, const Slices& message, Place place,
-                      const Summary& summary) {
+absl::Status ReadLoss(const Batch& batch, const v1::EvaluateResponse& response, const Slices& message, Place place) {
   if (!response.has_loss()) return Malformed("loss", "is missing");
   const absl::StatusOr<TensorType> type = TypeOf("loss", response.loss());
   if (!type.ok()) return type.status();
-  if (absl::Status status = CheckLoss(batch, *type, summary); !status.ok()) return status;
+  if (absl::Status status = CheckLoss(batch, *type); !status.ok()) return status;
   return Copy("loss", response.loss(), *type, message, place(&Evaluation::loss, *type));
 }
 
 absl::Status ReadOutput(const Batch& batch, const Answer& answer, const v1::EvaluateResponse& response,
-                        const Slices& message, Place place, const Summary& summary) {
+                        const Slices& message, Place place) {
   if (!batch.spec.outputs.Has(answer.output)) return absl::OkStatus();
   if (!(response.*answer.has)()) return Malformed(answer.field, "was asked for and is missing");
   const v1::Tensor& tensor = (response.*answer.message)();
   const absl::StatusOr<TensorType> type = TypeOf(answer.field, tensor);
   if (!type.ok()) return type.status();
-  if (absl::Status status = CheckAnswer(batch, answer, *type, summary); !status.ok()) return status;
+  if (absl::Status status = CheckAnswer(batch, answer, *type); !status.ok()) return status;
   return Copy(answer.field, tensor, *type, message, place(answer.tensor, *type));
 }
 
@@ -174,9 +176,9 @@ absl::Status ReadAnswer(const Batch& batch, const v1::EvaluateResponse& response
   evaluation.summary = ToSummary(response.summary());
   evaluation.queue_seconds = response.timing().queue_seconds();
   evaluation.compute_seconds = response.timing().compute_seconds();
-  absl::Status status = ReadLoss(batch, response, message, place, evaluation.summary);
+  absl::Status status = ReadLoss(batch, response, message, place);
   for (const Answer& answer : kAnswers) {
-    if (status.ok()) status = ReadOutput(batch, answer, response, message, place, evaluation.summary);
+    if (status.ok()) status = ReadOutput(batch, answer, response, message, place);
   }
   return status;
 }

@@ -89,14 +89,15 @@ absl::Status CallEvaluate(const Channels& channels, const Batch& batch, absl::Ti
   return ReadAnswer(batch, Slices(*message), place, evaluation);
 }
 
-absl::StatusOr<Evaluation> CallEvaluate(const Channels& channels, const Batch& batch, const EvaluateOptions& options) {
+absl::StatusOr<Evaluation> CallEvaluate(const Channels& channels, const Batch& batch, const EvaluateOptions& options,
+                                        absl::Time deadline) {
   Evaluation evaluation;
   const auto place = [&](Tensor Evaluation::*field, const TensorType& type) {
     const bool given = field == &Evaluation::logits_gradient && !options.logits_gradient.empty();
     evaluation.*field = given ? Tensor(type, options.logits_gradient.data()) : Tensor(type);
     return (evaluation.*field).data();
   };
-  absl::Status status = CallEvaluate(channels, batch, DeadlineAfter(options.timeout), place, evaluation);
+  absl::Status status = CallEvaluate(channels, batch, deadline, place, evaluation);
   if (!status.ok()) return status;
   return evaluation;
 }

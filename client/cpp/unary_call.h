@@ -22,7 +22,8 @@ absl::Status CallEvaluate(const Channels& channels, const Batch& batch, absl::Ti
 
 // The other way to answer CallEvaluate(): tensors of their own, in `evaluation`, but for what `options` have memory
 // for.
-absl::StatusOr<Evaluation> CallEvaluate(const Channels& channels, const Batch& batch, const EvaluateOptions& options);
+absl::StatusOr<Evaluation> CallEvaluate(const Channels& channels, const Batch& batch, const EvaluateOptions& options,
+                                        absl::Time deadline);
 
 // When the server of a call that was refused, and has ended, wants to be asked again; nothing where it did not say.
 std::optional<absl::Duration> PushbackOf(const grpc::ClientContext& context);
