@@ -38,6 +38,8 @@ class Softmax {
   // 1 - p, exact where p is near 1.
   double Complement(double exp) const { return (exp == 1 ? others_ : denominator() - exp) / denominator(); }
   bool is_nan() const { return std::isnan(others_); }
+  // Whether one class has more than two thirds: RowSums::argmax, which is known then.
+  bool is_sure() const { return others_ < 0.5; }
 
  private:
   double max_;
@@ -51,6 +53,12 @@ struct Decision {
   double loss = 0;
   double p_factor = 0;
 };
+
+// An entry of the gradient over the upstream gradient, p_factor p - t, of a class of which exp is exp(x - max()) and t
+// the background: precise where p is near 1, as p_factor and t then often are.
+inline double EntryOf(const Softmax& softmax, double p_factor, double exp, double t) {
+  return (p_factor - t) * softmax.Probability(exp) - t * softmax.Complement(exp);
+}
 
 // Focal and poly losses bend -ln p_y, here with l = ln p_y and h = w_y:
 //   loss = h (1-p)^gamma (-l) + epsilon (1-p),  -dloss/dl = h (1-p)^gamma (1 + gamma p (-l)/(1-p)) + epsilon p

@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <numbers>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "loss/element.h"
 #include "loss/loss.h"
 #include "loss/scratch.h"
@@ -32,9 +34,18 @@ std::string Describe(const TensorType& tensor) {
 
 // ---- options ----
 
+// With as many digits as it takes to tell it from every other.
+std::string Exactly(double value) {
+  for (const int digits : {6, 15}) {
+    std::string text = absl::StrFormat("%.*g", digits, value);
+    if (std::strtod(text.c_str(), nullptr) == value || std::isnan(value)) return text;
+  }
+  return absl::StrFormat("%.17g", value);
+}
+
 absl::Status CheckRange(const char* name, double value, double low, double high, const char* allowed) {
   if (value >= low && value <= high) return absl::OkStatus();  // NaN is not
-  return Invalid("loss.", name, " = ", value, " is not allowed; it must be ", allowed);
+  return Invalid("loss.", name, " = ", Exactly(value), " is not allowed; it must be ", allowed);
 }
 
 absl::Status FirstError(std::initializer_list<absl::Status> checks) {

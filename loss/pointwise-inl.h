@@ -324,8 +324,11 @@ struct BinaryCrossEntropyFunction {
     const VD p = hn::IfThenElse(positive, larger, smaller), q = hn::IfThenElse(positive, smaller, larger);
     const VD cost_of_yes = hn::Add(hn::Max(hn::Neg(x), zero), logistic.log1p);
     const VD cost_of_no = hn::Add(hn::Max(x, zero), logistic.log1p);
+    // w softplus(-x) - softplus(x), and the same as (w - 1) softplus(-x) - x: which is -x where w is 1.
+    const VD lowered = hn::Sub(times(entry.weight, cost_of_yes), cost_of_no),
+             raised = hn::Sub(times(hn::Sub(entry.weight, one), cost_of_yes), x);
     return {hn::Add(times(yes, cost_of_yes), times(no, cost_of_no)), hn::NegMulAdd(yes, q, hn::Mul(no, p)),
-            FactorTimes<kPlain>(d, keep, hn::Sub(times(entry.weight, cost_of_yes), cost_of_no))};
+            FactorTimes<kPlain>(d, keep, hn::IfThenElse(hn::Ge(entry.weight, one), raised, lowered))};
   }
 };
 

@@ -145,8 +145,7 @@ class RowReducer {
         sums = Sum(block, background, NoWriter());
       }
     }
-    if constexpr (kHasBackground)
-      FinishBackground<kKind>(D(), block, reference_.value, background, temper(), sums);
+    if constexpr (kHasBackground) FinishBackground<kKind>(D(), block, reference_.value, background, temper(), sums);
     segment().Add(sums, block.offset, temper());
   }
 

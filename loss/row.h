@@ -72,10 +72,10 @@ struct Point {
 
 // What one pass over a row leaves.
 struct RowSums {
-  double max = 0;             // m; -inf if nothing is larger
-  double others = 0;          // sum over j != argmax of exp(x_j - m), finite or +inf; NaN exactly where the row has NaN
-  int64_t argmax = 0;         // lowest j with x_j = m; unspecified where the row has NaN or it was not asked for
-  double background = 0;      // sum t_j
+  double max = 0;         // m; -inf if nothing is larger
+  double others = 0;      // sum over j != argmax of exp(x_j - m), finite or +inf; NaN exactly where the row has NaN
+  int64_t argmax = 0;     // lowest j with x_j = m; unspecified where the row has NaN, or others >= 1/2 and nobody asked
+  double background = 0;  // sum t_j
   double background_dot = 0;  // sum t_j (x_j - m), where 0 * inf is 0
 };
 

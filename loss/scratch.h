@@ -99,7 +99,7 @@ struct ScratchLayout {
     // Neither the rows nor their targets may be in the scratch, where the next tile's would take their place.
     pending = kept != kInPlace && layout == RowLayout::kRows && targets == kInPlace && logits_gradient == kInPlace &&
               gradient.data_type == row_type;
-    points = Take(!dense, tile_elements * point_bytes);
+    points = Take(true, tile_elements * point_bytes);
     ignored = TakeRows<bool>();
     sums = TakeRows<RowSums>();
     log_denominators = TakeRows<double>();

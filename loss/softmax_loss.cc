@@ -106,9 +106,9 @@ class SoftmaxLoss {
     const bool dense = plan_.target_kind == TargetKind::kProbabilities;
     const PieceReader* const pieces = block_.inputs.logits.pieces;
     const RowSource<S> x = pieces != nullptr ? RowSource<S>(pieces, range.base) : LogitRows(range, layout_.logits);
-    const T* targets = dense ? Rows<T>(block_.inputs.targets, range, layout_.targets) : nullptr;
     Background<T> background = background_;
-    background.probabilities = targets;
+    if (dense) background.probabilities = Rows<T>(block_.inputs.targets, range, layout_.targets);
+    dense_targets_ = background.probabilities;
     RowRange<S> rows{x, num_classes, range.count, reads_every_row_ ? nullptr : ignored_};
     rows.temperature = layout_.temperature;
     if (layout_.kept != ScratchLayout::kInPlace) rows.kept = Part<std::byte>(layout_.kept);
@@ -124,7 +124,6 @@ class SoftmaxLoss {
     if (!results_.logits_gradient) return;
     for (int64_t row = 0; row < range.count; ++row) {
       gradients_[row].temperature = layout_.temperature;
-      if (dense) gradients_[row].background.probabilities = targets + row * num_classes;
       gradients_[row].stream = plan_.stream_gradient && layout_.logits_gradient == ScratchLayout::kInPlace;
       gradients_[row].shared = layout_.pending ? &shared_ : nullptr;  // what is not, threads may share
       gradients_[row].kept = rows.Kept(row);
@@ -167,8 +166,7 @@ class SoftmaxLoss {
   }
 
   void WritePending() {
-    for (int64_t row = 0; row < pending_.count; ++row) {
-      const int64_t offset = row * plan_.num_classes;
+    for (int64_t row = 0, offset = 0; row < pending_.count; ++row, offset += plan_.num_classes) {
       kernels_.scatter(pending_.x.From(offset), 0, plan_.num_classes, pending_.gradients[row], pending_.dx + offset);
     }
     shared_.Flush();
@@ -204,8 +202,12 @@ class SoftmaxLoss {
       const int64_t offset = row * plan_.num_classes;
       const S* const row_x = x + offset;
       if (results_.entropy) WriteEntropy(first + row, row_x, softmax);
-      const Gradient<T> probability{
-          .max = softmax.max(), .temperature = layout_.temperature, .p_scale = 1 / softmax.denominator()};
+      // What rounding would raise above 1.
+      const Point largest{.target = sums_[row].argmax, .value = softmax.Probability(1)};
+      const Gradient<T> probability{.max = softmax.max(),
+                                    .temperature = layout_.temperature,
+                                    .p_scale = largest.value,
+                                    .points = {&largest, softmax.is_sure() ? size_t{1} : size_t{0}}};
       const double g = slopes == nullptr || ignored_[row] ? 0 : block_.Upstream(first + row);
       ForEachPart([&](int64_t part, int64_t size, int64_t) {
         if (probabilities != nullptr) kernels_.scatter_wide(row_x, part, size, probability, probabilities + offset);
@@ -339,20 +341,9 @@ class SoftmaxLoss {
         CopyToTile(chunk, 1, range.count, columns + c * stride);
         continue;
       }
-      FetchAhead(x, c, range);
+      FetchClassesAhead(x, c, range);
       kernels_.widen(x + c * range.stride, range.count, columns + c * stride);
     }
-  }
-
-  // Classes that lie far apart are many streams for the hardware, each touched for a moment: so what is read a few
-  // classes later, or by then in the next tile, is asked for now.
-  static void FetchAhead(const S* x, int64_t c, const TileRange& range) {
-    constexpr int64_t kClasses = 8, kLine = 64;
-    const int64_t ahead = c + kClasses, tile = ahead >= range.num_classes ? 1 : 0;
-    const S* from = x + (ahead - tile * range.num_classes) * range.stride + tile * range.count;
-    if (ahead - tile * range.num_classes >= range.num_classes) return;
-    const char* const bytes = reinterpret_cast<const char*>(from);
-    for (int64_t i = 0; i < range.count * static_cast<int64_t>(sizeof(S)); i += kLine) __builtin_prefetch(bytes + i);
   }
 
   // To the logits' gradient, if that is asked for.
@@ -419,10 +410,10 @@ class SoftmaxLoss {
   // From sums_ to all that is one value an element, and gradients_. logit_at(row, c) is x_c.
   template <typename LogitAt>
   void DecideTile(int64_t first, int64_t count, const LogitAt& logit_at) {
-    const Gradient<T> nothing = {.background = background_};
     for (int64_t row = 0; row < count; ++row) {
       log_denominators_[row] = sums_[row].others;
-      gradients_[row] = nothing;
+      gradients_[row] = {.background = background_};
+      if (dense_targets_) gradients_[row].background.probabilities = dense_targets_ + row * plan_.num_classes;
       points_[row] = ignored_[row] ? std::span<Point>() : PointsOf(first + row, row);
     }
     Log1pAll(log_denominators_, count, log_denominators_);
@@ -467,7 +458,17 @@ class SoftmaxLoss {
     if (!results_.logits_gradient && !results_.targets_gradient) return;
     const double g = block_.Upstream(element);
     if (plan_.target_kind == TargetKind::kSparseProbabilities) WriteSparseSlopes(element, softmax, g, logit_at);
-    if (results_.logits_gradient) DecideGradient(decision, softmax, g / options_.temperature, points, gradients_[row]);
+    if (!results_.logits_gradient) return;
+    DecideGradient(decision, softmax, g / options_.temperature, points, gradients_[row]);
+    if (dense_targets_ && softmax.is_sure()) gradients_[row].points = LargestOf(row, decision, softmax);
+  }
+
+  // Of dense probabilities: the entry of the class that has more than two thirds, which is no difference to be rounded.
+  std::span<Point> LargestOf(int64_t row, const Decision& decision, const Softmax& softmax) {
+    Point* const point = Part<Point>(layout_.points) + row;
+    const double t = gradients_[row].background.At(sums_[row].argmax);
+    *point = {sums_[row].argmax, gradients_[row].t_scale * EntryOf(softmax, decision.p_factor, 1, t)};
+    return {point, 1};
   }
 
   // The element's points by class, each class once.
@@ -568,7 +569,8 @@ class SoftmaxLoss {
   const RowKernels<T> wide_kernels_ = RowKernelsOf<T>();
   const ColumnKernels<T> column_kernels_ = ColumnKernelsOf<T>();
   const T* class_weights_ = nullptr;
-  Background<T> background_;  // of every row, but for its probabilities
+  Background<T> background_;          // of every row, but for its probabilities
+  const T* dense_targets_ = nullptr;  // of the tile
   bool reads_every_row_ = false;
   bool plain_ = false;
   PlainElements elements_{block_};

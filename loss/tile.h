@@ -99,6 +99,18 @@ void WriteTile(const T* rows, const TileRange& range, const MutableTensorView& t
   }
 }
 
+// Classes that lie far apart are many streams for the hardware, each touched for a moment: so what is read a few
+// classes later, or by then in the next tile, is asked for now.
+template <typename S>
+void FetchClassesAhead(const S* x, int64_t c, const TileRange& range) {
+  constexpr int64_t kClasses = 8, kLine = 64;
+  const int64_t ahead = c + kClasses, tile = ahead >= range.num_classes ? 1 : 0;
+  const S* from = x + (ahead - tile * range.num_classes) * range.stride + tile * range.count;
+  if (ahead - tile * range.num_classes >= range.num_classes) return;
+  const char* const bytes = reinterpret_cast<const char*>(from);
+  for (int64_t i = 0; i < range.count * static_cast<int64_t>(sizeof(S)); i += kLine) __builtin_prefetch(bytes + i);
+}
+
 }  // namespace lossd
 
 #endif  // LOSSD_LOSS_TILE_H_

@@ -43,12 +43,25 @@ constexpr const char* kFlags[] = {"grpc_listen",         "http_listen",   "threa
                                   "memory_budget_bytes", "drain_seconds", "max_jobs", "channelz",
                                   "log_format",          "log_level"};
 
+constexpr int64_t kMostMemoryBytes = int64_t{1} << 50;
+
+// Of versions to come. On the command line they are unknown; here they would be taken for heeded.
+constexpr const char* kLaterFlags[] = {"tls_cert", "tls_key", "tls_client_ca", "auth_tokens_file"};
+
 template <typename Value>
 absl::Status Refuse(const char* flag, const Value& value, const char* allowed) {
   return absl::InvalidArgumentError(absl::StrCat("--", flag, "=", value, " is not allowed; it must be ", allowed));
 }
 
 absl::Status ReadEnvironment() {
+  for (const char* name : kLaterFlags) {
+    const std::string variable = absl::StrCat("LOSSD_", absl::AsciiStrToUpper(name));
+    if (std::getenv(variable.c_str()) == nullptr) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("environment variable ", variable,
+                     " is set, and this version has neither TLS nor tokens; unset it, and "
+                     "see SECURITY.md for what to put in front"));
+  }
   for (const char* name : kFlags) {
     const std::string variable = absl::StrCat("LOSSD_", absl::AsciiStrToUpper(name));
     const char* value = std::getenv(variable.c_str());
@@ -93,8 +106,10 @@ absl::Status CheckNumbers(const Config& config) {
   if (config.max_message_bytes < 1024 || config.max_message_bytes > std::numeric_limits<int32_t>::max()) {
     return Refuse("max_message_bytes", config.max_message_bytes, "from 1024 to 2147483647");
   }
-  if (config.memory_budget_bytes != 0 && config.memory_budget_bytes < config.max_message_bytes) {
-    return Refuse("memory_budget_bytes", config.memory_budget_bytes, "0, or at least --max_message_bytes");
+  if (config.memory_budget_bytes != 0 &&
+      (config.memory_budget_bytes < config.max_message_bytes || config.memory_budget_bytes > kMostMemoryBytes)) {
+    return Refuse("memory_budget_bytes", config.memory_budget_bytes,
+                  "0, or at least --max_message_bytes and at most 2^50");
   }
   if (config.drain < absl::ZeroDuration() || config.drain > absl::Hours(24)) {
     return Refuse("drain_seconds", absl::ToInt64Seconds(config.drain), "from 0 to 86400");

@@ -145,9 +145,10 @@ absl::Status BatchEvaluation::PrepareMessage(grpc::ByteBuffer message, Patience 
 absl::Status BatchEvaluation::Admit() {
   const int64_t limit = context_.config.max_message_bytes;
   if (const int64_t bytes = MaxResponseBytes(plan_); bytes > limit) {
-    return Refuse(Refusal::kTooLarge, absl::ResourceExhaustedError(absl::StrCat(
-                                          "outputs: the answer would have ", bytes, " bytes and max_message_bytes is ",
-                                          limit, "; ask for fewer outputs, or send fewer rows at a time")));
+    return Refuse(Refusal::kTooLarge,
+                  absl::ResourceExhaustedError(absl::StrCat("outputs: the answer may have up to ", bytes,
+                                                            " bytes and max_message_bytes is ", limit,
+                                                            "; ask for fewer outputs, or send fewer rows at a time")));
   }
   const InputSet<bool> by_rows = RowTensors(plan_);
   window_ = {};

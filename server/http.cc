@@ -105,6 +105,10 @@ HttpServer::~HttpServer() {
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address, Pages pages) {
   const size_t colon = address.rfind(':');
   const std::string host = address.substr(0, colon);
+  if (absl::StartsWith(host, "[") && !mg_check_feature(MG_FEATURES_IPV6)) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on --http_listen=", address,
+                                               ": this build of the HTTP server has no IPv6; give an IPv4 address"));
+  }
   const std::vector<std::string> options = {
       "listening_ports",       address, "num_threads",      "8",     "request_timeout_ms", "10000",
       "keep_alive_timeout_ms", "500",   "max_request_size", "16384",

@@ -140,9 +140,9 @@ struct Server::State {
 
 absl::Status Server::State::StartGrpc() {
   SetUpGrpc();
+  if (config.channelz) grpc::channelz::experimental::InitChannelzService();  // for builders that are made later
   grpc::ServerBuilder builder;
   Configure(config, builder);
-  if (config.channelz) grpc::channelz::experimental::InitChannelzService();
   std::vector<int> ports(config.grpc_listen.size());
   for (size_t i = 0; i < ports.size(); ++i) {
     if (IsTaken(config.grpc_listen[i])) return CannotListen(config.grpc_listen[i]);

@@ -250,7 +250,10 @@ absl::StatusOr<Request> Decode(grpc::ByteBuffer bytes, ReserveBytes reserve) {
 absl::StatusOr<Request> DecodeStreamed(grpc::ByteBuffer bytes, ReserveBytes reserve, int64_t& sequence) {
   Slices slices(bytes);
   auto storage = std::make_shared<Storage>();
-  if (absl::Status status = ParseMessage(slices, reserve, storage->streamed); !status.ok()) return status;
+  if (absl::Status status = ParseMessage(slices, reserve, storage->streamed); !status.ok()) {
+    sequence = SequenceOf(slices);
+    return status;
+  }
   sequence = storage->streamed.sequence();
   const v1::EvaluateRequest& message = storage->streamed.request();
   return ReadRequest(message, std::move(storage), std::move(slices));

@@ -10,6 +10,10 @@
 namespace lossd {
 namespace {
 
+constexpr int64_t kMaxNumbersBytes = 128;     // sequence, summary and timing
+constexpr int64_t kMaxTensorHeadBytes = 192;  // type, sixteen axes, tags and lengths
+constexpr int kMaxTensors = 10;               // of an answer
+static_assert(kMaxNumbersBytes + kMaxTensors * kMaxTensorHeadBytes <= kMaxSmallFieldsBytes);
 constexpr size_t kMaxErrorMessageBytes = 2048;  // of an error: it travels in a header
 
 static_assert(static_cast<int>(DataType::kBool) == v1::DATA_TYPE_BOOL);
@@ -84,7 +88,11 @@ grpc::ByteBuffer EncodeStreamed(int64_t sequence, absl::StatusOr<MessageWriter> 
   return writer.Finish();
 }
 
-int64_t MaxResponseBytes(const Plan& plan) { return plan.result_bytes + kMaxSmallFieldsBytes; }
+int64_t MaxResponseBytes(const Plan& plan) {
+  int64_t bytes = plan.result_bytes + kMaxNumbersBytes;
+  ForEachResult([&](const char*, const TensorType& type) { bytes += type ? kMaxTensorHeadBytes : 0; }, plan.results);
+  return bytes;
+}
 
 absl::Status ParseSmall(const grpc::ByteBuffer& bytes, google::protobuf::MessageLite& message) {
   if (bytes.Length() > kMaxSmallMessageBytes) {

@@ -43,6 +43,8 @@ TEST(ConfigTest, Numbers) {
       {"max_message_bytes 0", [](Config& c) { c.max_message_bytes = 0; }, "--max_message_bytes=0"},
       {"max_message_bytes 2^63 - 1", [](Config& c) { c.max_message_bytes = kMax; }, "--max_message_bytes=922337203685"},
       {"memory_budget_bytes -1", [](Config& c) { c.memory_budget_bytes = -1; }, "--memory_budget_bytes=-1"},
+      {"budget of a PiB", [](Config& c) { c.memory_budget_bytes = int64_t{1} << 50; }, ""},
+      {"budget of more", [](Config& c) { c.memory_budget_bytes = kMax; }, "and at most 2^50"},
       {"budget of one message", [](Config& c) { c.memory_budget_bytes = c.max_message_bytes; }, ""},
       {"budget under a message", [](Config& c) { c.memory_budget_bytes = c.max_message_bytes - 1; },
        "--memory_budget_bytes=268435455 is not allowed; it must be 0, or at least --max_message_bytes"},

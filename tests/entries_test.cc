@@ -335,6 +335,25 @@ TEST(EntriesTest, GradientsOfEntriesOverTheirLogits) {
   }
 }
 
+// ln(1 + exp(-x)) - ln(1 + exp(x)).
+TEST(EntriesTest, TargetsGradientOfBinaryCrossEntropyIsMinusX) {
+  const std::vector<double> logits = {1e-8, -1e-12, 1e-17, 5e-324, -3e-9, 0.5,   -1.25,
+                                      40,   -40,    700,   -700,   1e300, -1e300};
+  testing::Batch batch;
+  batch.spec.loss = BinaryCrossEntropy();
+  batch.spec.reduction = Reduction::kNone;
+  batch.spec.outputs = {Output::kTargetsGradient};
+  const Shape shape{static_cast<int64_t>(logits.size())};
+  batch.logits = testing::OwnedTensor::Doubles(shape, logits);
+  batch.targets = testing::OwnedTensor::Doubles(shape, std::vector<double>(logits.size(), 0.25));
+  testing::ForEachSimdTarget([&](const char* target) {
+    const testing::Outcome outcome = testing::Evaluate(batch).value();
+    for (size_t i = 0; i < logits.size(); ++i) {
+      EXPECT_EQ(outcome.results.targets_gradient.at(static_cast<int64_t>(i)), -logits[i]) << target;
+    }
+  });
+}
+
 // Whatever a gradient is multiplied by, the loss of an entry is the same, and so is an ordinary entry's beside others.
 TEST(EntriesTest, LossesDoNotDependOnTheScaleOfGradients) {
   for (const Loss& loss : kEntryLosses) {

@@ -1,8 +1,13 @@
 // EvaluateStream: answers in order, errors in the stream, and nothing that one batch does to another.
+#include <grpcpp/generic/generic_stub.h>
+
+#include <string>
 #include <thread>
 
 #include "gmock/gmock.h"
+#include "server/wire.h"
 #include "tests/server_fixture.h"
+#include "wire/write.h"
 
 namespace lossd {
 namespace {
@@ -168,6 +173,70 @@ TEST_F(ServerStreamTest, ABatchThatDoesNotDecodeIsAnsweredToo) {
   stream_->WritesDone();
   EXPECT_TRUE(stream_->Finish().ok());
   ExpectServes();
+}
+
+// Whatever is wrong with a batch, its answer has its sequence: as far as that can be read.
+TEST_F(ServerStreamTest, AnswersToWhatCannotBeParsedHaveTheirSequence) {
+  Config config = SmallConfig();
+  config.memory_budget_bytes = config.max_message_bytes = int64_t{64} << 20;
+  Start(config);
+  const auto field = [](int number, const std::string& contents) {
+    std::string bytes;
+    AppendVarint(static_cast<uint64_t>(number) << 3 | 2, bytes);
+    AppendVarint(contents.size(), bytes);
+    return bytes + contents;
+  };
+  const auto sequence = [](uint64_t value) {
+    std::string bytes = "\x08";
+    AppendVarint(value, bytes);
+    return bytes;
+  };
+  v1::EvaluateRequest typed = SmallRequest();
+  typed.mutable_logits()->mutable_floats()->mutable_values()->Resize(1 << 20, 0);
+  const struct {
+    std::string bytes;
+    int64_t sequence;
+    int code;
+  } cases[] = {
+      {sequence(14) + field(2, field(1, "\xff")), 14, grpc::INVALID_ARGUMENT},                // a job that is not UTF-8
+      {sequence(16) + field(2, field(15, "\x08").substr(0, 2)), 16, grpc::INVALID_ARGUMENT},  // cut short inside
+      {field(2, field(1, "\xff")) + sequence(17), 17, grpc::INVALID_ARGUMENT},
+      {sequence(18) + "\xff", 18, grpc::INVALID_ARGUMENT},
+      {sequence(19) + sequence(20) + "\x07", 20, grpc::INVALID_ARGUMENT},
+      {sequence(uint64_t{0} - 21) + "\x07", -21, grpc::INVALID_ARGUMENT},
+      {"\x07", 0, grpc::INVALID_ARGUMENT},
+      {sequence(41) + field(2, typed.SerializeAsString()), 41, grpc::RESOURCE_EXHAUSTED},
+      {sequence(42) + field(2, SmallRequest().SerializeAsString()), 42, grpc::OK},
+  };
+  grpc::GenericStub generic(channel_);
+  grpc::CompletionQueue queue;
+  const auto context = NewContext();
+  const auto stream = generic.PrepareCall(context.get(), "/lossd.v1.LossService/EvaluateStream", &queue);
+  const auto await = [&] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  stream->StartCall(nullptr);
+  ASSERT_TRUE(await());
+  for (const auto& c : cases) {
+    const grpc::Slice slice(c.bytes);
+    stream->Write(grpc::ByteBuffer(&slice, 1), nullptr);
+    ASSERT_TRUE(await());
+    grpc::ByteBuffer received;
+    stream->Read(&received, nullptr);
+    ASSERT_TRUE(await());
+    v1::EvaluateStreamResponse answer;
+    ASSERT_TRUE(ParseSmall(received, answer).ok());
+    EXPECT_EQ(answer.sequence(), c.sequence);
+    EXPECT_EQ(answer.error().code(), c.code) << answer.error().message();
+  }
+  stream->WritesDone(nullptr);
+  ASSERT_TRUE(await());
+  grpc::Status status;
+  stream->Finish(&status, nullptr);
+  ASSERT_TRUE(await());
+  EXPECT_TRUE(status.ok());
 }
 
 TEST_F(ServerStreamTest, AnEmptyStreamEnds) {

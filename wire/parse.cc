@@ -68,6 +68,24 @@ class Walker {
     return true;
   }
 
+  // The last number of this field of the message, or of what can be read of it.
+  uint64_t FindNumber(int number) {
+    const int64_t end = bytes_.size();
+    uint64_t found = 0;
+    for (uint32_t tag = 0; cursor_.position() < end && GoOn() && ReadTag(end, tag);) {
+      if (tag == WireFormatLite::MakeTag(number, WireFormatLite::WIRETYPE_VARINT)) {
+        uint64_t value = 0;
+        if (!ReadVarint(end, kMaxVarintBytes, value)) break;
+        found = value;
+      } else if (std::string skipped;
+                 !((tag & 7) == WireFormatLite::WIRETYPE_LENGTH_DELIMITED ? CopyDelimited(nullptr, tag, end, skipped)
+                                                                          : CopyScalar(tag, end, nullptr))) {
+        break;
+      }
+    }
+    return found;
+  }
+
   const absl::Status& status() const { return status_; }
 
  private:
@@ -232,6 +250,12 @@ absl::Status ParseMessage(const Slices& bytes, ReserveBytes reserve, google::pro
   return absl::InvalidArgumentError(absl::StrCat("request: these ", bytes.size(), " bytes are not a ",
                                                  message.GetDescriptor()->full_name(),
                                                  " (cut short, a wrong wire type, or a job that is not UTF-8)"));
+}
+
+int64_t SequenceOf(const Slices& bytes) {
+  if (!bytes.valid()) return 0;
+  Walker walker(bytes, [](int64_t) { return absl::AbortedError("many fields"); });
+  return static_cast<int64_t>(walker.FindNumber(v1::EvaluateStreamRequest::kSequenceFieldNumber));
 }
 
 RawReference ReferenceOf(const v1::Tensor& tensor) {

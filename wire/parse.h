@@ -38,6 +38,10 @@ using ReserveBytes = absl::FunctionRef<absl::Status(int64_t bytes)>;
 // Errors: kInvalidArgument where protobuf would not parse it; what `reserve` says.
 absl::Status ParseMessage(const Slices& bytes, ReserveBytes reserve, google::protobuf::Message& message);
 
+// The sequence of an EvaluateStreamRequest that could not be parsed, as far as it can be read: that of the first 4,095
+// fields, before what is malformed; 0 where there is none.
+int64_t SequenceOf(const Slices& bytes);
+
 // REQUIRES: ParseMessage() has read `tensor`, and its contents are raw.
 RawReference ReferenceOf(const v1::Tensor& tensor);
 

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 
+import grpc
 import pytest
 
 from lossd.v1 import loss_pb2 as pb
@@ -121,6 +122,26 @@ def test_bad_environment(flag, value, allowed):
 def test_environment_that_does_not_parse():
     sentence = complaint(*FREE, LOSSD_THREADS="many")
     assert "LOSSD_THREADS=many" in sentence and "--threads" in sentence
+
+
+@pytest.mark.parametrize("flag", ["TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "AUTH_TOKENS_FILE"])
+def test_what_would_only_seem_to_protect(flag):
+    sentence = complaint(*FREE, **{f"LOSSD_{flag}": "/no/such/file"})
+    assert f"LOSSD_{flag} is set" in sentence and "neither TLS nor tokens" in sentence
+
+
+def test_channelz(start_lossd):
+    for flags, code in [([], grpc.StatusCode.UNIMPLEMENTED), (["--channelz"], grpc.StatusCode.OK)]:
+        with open_channel(start_lossd(*flags).grpc) as channel:
+            _, call = channel.unary_unary("/grpc.channelz.v1.Channelz/GetServers").with_call(b"", timeout=60) \
+                if code is grpc.StatusCode.OK else (None, failure(channel))
+            assert call.code() == code
+
+
+def failure(channel):
+    with pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary("/grpc.channelz.v1.Channelz/GetServers")(b"", timeout=60)
+    return error.value
 
 
 @pytest.mark.parametrize("arguments, words", [

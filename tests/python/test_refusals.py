@@ -40,6 +40,8 @@ REFUSED = [  # name, request, words
      ("target_probabilities.data_type is int32", "float type")),
     ("several classes without masses", dict(targets=SPARSE["targets"]),
      ("targets is int64 of shape [4, 2]", "[4]", "send target_probabilities")),
+    ("the classes last, and not said", dict(logits=zeros(8, 20, 50), targets=zeros(8, 20, dtype=np.int64)),
+     ("targets is int64 of shape [8, 20]", "[8, 50]", "set class_axis to -1")),
     ("class weights and KL", dict(KL, class_weights=zeros(3)),
      ("class_weights", "kl_divergence", "use sample_weights")),
     ("pos_weight of another shape", dict(BCE, class_weights=zeros(4)), ("class_weights.shape = [4]", "[4, 3]")),
