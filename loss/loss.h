@@ -71,7 +71,7 @@ using ResultTypes = ResultSet<TensorType>;
 // Buffers for them. logits_gradient may be the very memory of the logits when their types are equal. No other overlap.
 using Results = ResultSet<MutableTensorView>;
 
-// As ForEachInput(), in the order of the response's fields.
+// As ForEachInput(), in the order of the response's fields; of whatever has these members.
 template <typename Visit, typename... Sets>
 void ForEachResult(const Visit& visit, Sets&... sets) {
   visit("loss", sets.loss...);

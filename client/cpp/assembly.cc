@@ -7,36 +7,16 @@
 #include "loss/element.h"
 
 namespace lossd {
-namespace {
-
-struct Field {
-  TensorType ResultTypes::*type;
-  Tensor Evaluation::*tensor;
-};
-
-constexpr Field kFields[] = {
-    {&ResultTypes::loss, &Evaluation::loss},
-    {&ResultTypes::element_loss, &Evaluation::element_loss},
-    {&ResultTypes::log_sum_exp, &Evaluation::log_sum_exp},
-    {&ResultTypes::target_log_probability, &Evaluation::target_log_probability},
-    {&ResultTypes::predicted_class, &Evaluation::predicted_class},
-    {&ResultTypes::entropy, &Evaluation::entropy},
-    {&ResultTypes::probabilities, &Evaluation::probabilities},
-    {&ResultTypes::log_probabilities, &Evaluation::log_probabilities},
-    {&ResultTypes::targets_gradient, &Evaluation::targets_gradient},
-    {&ResultTypes::logits_gradient, &Evaluation::logits_gradient},
-};
-
-}  // namespace
 
 Assembly::Assembly(const Chunks& chunks, const EvaluateOptions& options)
     : chunks_(chunks), loss_sums_(static_cast<size_t>(chunks.count())) {
-  for (const Field& field : kFields) {
-    const TensorType& type = chunks.plan().results.*field.type;
-    if (!type) continue;
-    const bool given = field.tensor == &Evaluation::logits_gradient && !options.logits_gradient.empty();
-    whole_.*field.tensor = given ? Tensor(type, options.logits_gradient.data()) : Tensor(type);
-  }
+  ForEachResult(
+      [&](const char*, const TensorType& type, Tensor& tensor) {
+        if (!type) return;
+        const bool given = &tensor == &whole_.logits_gradient && !options.logits_gradient.empty();
+        tensor = given ? Tensor(type, options.logits_gradient.data()) : Tensor(type);
+      },
+      chunks.plan().results, whole_);
 }
 
 absl::Status Assembly::Add(int64_t chunk, absl::FunctionRef<absl::Status(Place, Evaluation&)> read) {

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cpp/json.h"
+#include "loss/loss.h"
 
 namespace lossd {
 namespace {
@@ -50,18 +51,11 @@ std::string SummaryText(const Summary& summary) {
 
 std::vector<NamedTensor> ReturnedTensors(const Evaluation& evaluation) {
   std::vector<NamedTensor> tensors;
-  for (const NamedTensor& named : {NamedTensor{"loss", &evaluation.loss},
-                                   {"element_loss", &evaluation.element_loss},
-                                   {"log_sum_exp", &evaluation.log_sum_exp},
-                                   {"target_log_probability", &evaluation.target_log_probability},
-                                   {"predicted_class", &evaluation.predicted_class},
-                                   {"entropy", &evaluation.entropy},
-                                   {"probabilities", &evaluation.probabilities},
-                                   {"log_probabilities", &evaluation.log_probabilities},
-                                   {"targets_gradient", &evaluation.targets_gradient},
-                                   {"logits_gradient", &evaluation.logits_gradient}}) {
-    if (*named.tensor) tensors.push_back(named);
-  }
+  ForEachResult(
+      [&](const char* name, const Tensor& tensor) {
+        if (tensor) tensors.push_back({name, &tensor});
+      },
+      evaluation);
   return tensors;
 }
 

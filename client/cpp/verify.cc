@@ -70,22 +70,6 @@ Difference CompareNumber(const char* field, double answer, long double truth) {
   return worst.difference();
 }
 
-// The tensors of an answer, as loss/ groups them.
-ResultSet<const Tensor*> TensorsOf(const Evaluation& evaluation) {
-  ResultSet<const Tensor*> tensors;
-  tensors.loss = &evaluation.loss;
-  tensors.element_loss = &evaluation.element_loss;
-  tensors.log_sum_exp = &evaluation.log_sum_exp;
-  tensors.target_log_probability = &evaluation.target_log_probability;
-  tensors.predicted_class = &evaluation.predicted_class;
-  tensors.entropy = &evaluation.entropy;
-  tensors.probabilities = &evaluation.probabilities;
-  tensors.log_probabilities = &evaluation.log_probabilities;
-  tensors.targets_gradient = &evaluation.targets_gradient;
-  tensors.logits_gradient = &evaluation.logits_gradient;
-  return tensors;
-}
-
 }  // namespace
 
 absl::StatusOr<std::vector<Difference>> CompareWithReference(const Batch& batch, const Evaluation& evaluation) {
@@ -99,12 +83,11 @@ absl::StatusOr<std::vector<Difference>> CompareWithReference(const Batch& batch,
   if (batch.spec.reduction == Reduction::kNone) reference.results.loss = reference.results.element_loss;
   std::vector<Difference> differences = {
       CompareNumber("summary.weight_sum", evaluation.summary.weight_sum, reference.weight_sum)};
-  const ResultSet<const Tensor*> tensors = TensorsOf(evaluation);
   ForEachResult(
-      [&](const char* name, const Tensor* answer, const ReferenceTensor& truth) {
-        if (*answer) differences.push_back(Compare(name, *answer, plan->compute_type, truth));
+      [&](const char* name, const Tensor& answer, const ReferenceTensor& truth) {
+        if (answer) differences.push_back(Compare(name, answer, plan->compute_type, truth));
       },
-      tensors, reference.results);
+      evaluation, reference.results);
   return differences;
 }
 
