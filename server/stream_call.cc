@@ -149,7 +149,8 @@ void StreamCall::WriteNext() {
 
 void StreamCall::ReadNext() {
   if (reading_ || waiting_ || read_all_ || waking_) return;
-  if (!HasRoom() && rpc_.CheckAlive().ok()) {
+  // Whoever drains reads on, and so learns of its client's end or ends by itself.
+  if (!HasRoom() && rpc_.CheckAlive().ok() && !(batches_.empty() && context_.admission.draining())) {
     if (!batches_.empty()) return;  // the end of one comes back here
     waking_ = true;
     return rpc_.WakeIn(kWait);

@@ -291,7 +291,9 @@ TEST(ClientTest, BatchesThatNoMessageCarriesAreRefusedUnread) {
   EvaluateOptions options;
   options.logits_gradient = destination;
   batch.logits = {nullptr, {DataType::kFloat32, Shape{1, int64_t{1} << 62}}};  // 2^64 bytes
-  EXPECT_FALSE(client.Evaluate(batch, options).ok());
+  EXPECT_THAT(std::string(client.Evaluate(batch, options).status().message()),
+              HasSubstr("of the logits 9223372036854775"));
+  EXPECT_FALSE(client.Evaluate(Batch(), kTimeout).ok());  // of no type at all
   for (const Shape& shape : {Shape{-1}, Shape{most, 2}, Shape{0, most, most}}) {
     batch.logits = {nullptr, {DataType::kFloat32, shape}};
     const absl::Status status = client.Evaluate(batch, kTimeout).status();

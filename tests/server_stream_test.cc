@@ -193,6 +193,8 @@ TEST_F(ServerStreamTest, AnswersToWhatCannotBeParsedHaveTheirSequence) {
   };
   v1::EvaluateRequest typed = SmallRequest();
   typed.mutable_logits()->mutable_floats()->mutable_values()->Resize(1 << 20, 0);
+  std::string many_fields;
+  for (int i = 0; i < 4096; ++i) many_fields += std::string("\x18\x00", 2);
   const struct {
     std::string bytes;
     int64_t sequence;
@@ -205,6 +207,8 @@ TEST_F(ServerStreamTest, AnswersToWhatCannotBeParsedHaveTheirSequence) {
       {sequence(19) + sequence(20) + "\x07", 20, grpc::INVALID_ARGUMENT},
       {sequence(uint64_t{0} - 21) + "\x07", -21, grpc::INVALID_ARGUMENT},
       {"\x07", 0, grpc::INVALID_ARGUMENT},
+      {"\x2b\x2c" + sequence(9) + "\x07", 9, grpc::INVALID_ARGUMENT},  // after a group
+      {many_fields + sequence(10) + "\x07", 0, grpc::INVALID_ARGUMENT},
       {sequence(41) + field(2, typed.SerializeAsString()), 41, grpc::RESOURCE_EXHAUSTED},
       {sequence(42) + field(2, SmallRequest().SerializeAsString()), 42, grpc::OK},
   };
@@ -312,19 +316,58 @@ TEST_F(ServerStreamTest, CancelledWhileEverythingIsUnderWay) {
   ExpectServes();
 }
 
-TEST_F(ServerStreamTest, ADrainAnswersWhatWasReadAndSendsTheRestElsewhere) {
-  Start();
+TEST_F(ServerStreamTest, ADrainAnswersWhatWasAdmittedAndSendsTheRestElsewhere) {
+  Config config = SmallConfig();
+  config.max_message_bytes = config.memory_budget_bytes = int64_t{48} << 20;
+  Start(config);
+  HeldCall held(*stub_, LargeRequest(16));  // holds 32 MB
+  AwaitSample("lossd_compute_seconds_count", 1);
   Open();
-  ASSERT_TRUE(stream_->Write(Message(1, LargeRequest(1))));
+  ASSERT_TRUE(stream_->Write(Message(1, SmallRequest())));
   v1::EvaluateStreamResponse answer;
   ASSERT_TRUE(stream_->Read(&answer));
+  const double received = Sample("lossd_received_bytes_total");
+  ASSERT_TRUE(stream_->Write(Message(2, LargeRequest(16))));  // waits for memory
+  while (Sample("lossd_received_bytes_total") == received) std::this_thread::yield();
   server_->StartDraining();
-  EXPECT_TRUE(server_->AwaitIdle(kForever));
-  stream_->Write(Message(2, SmallRequest()));
   EXPECT_FALSE(stream_->Read(&answer));
   const grpc::Status status = stream_->Finish();
   EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE) << status.error_message();
   EXPECT_THAT(status.error_message(), HasSubstr("draining"));
+  EXPECT_TRUE(held.Finish().status.ok());
+  EXPECT_TRUE(server_->AwaitIdle(kForever));
+}
+
+TEST_F(ServerStreamTest, ADrainWaitsForAnswersThatAreBeingSent) {
+  Start();
+  Open();
+  ASSERT_TRUE(stream_->Write(Message(1, LargeRequest(32))));  // more than flow control lets go
+  AwaitSample("lossd_compute_seconds_count", 1);
+  server_->StartDraining();
+  EXPECT_FALSE(server_->AwaitIdle(absl::ZeroDuration()));
+  v1::EvaluateStreamResponse answer;
+  ASSERT_TRUE(stream_->Read(&answer));
+  EXPECT_TRUE(answer.has_response());
+  EXPECT_FALSE(stream_->Read(&answer));
+  EXPECT_EQ(stream_->Finish().error_code(), grpc::UNAVAILABLE);
+  EXPECT_TRUE(server_->AwaitIdle(kForever));
+}
+
+TEST_F(ServerStreamTest, ADrainEndsAStreamThatHasNoRoomToRead) {
+  Config config = SmallConfig();
+  config.max_message_bytes = config.memory_budget_bytes = int64_t{48} << 20;
+  Start(config);
+  Open();
+  ASSERT_TRUE(stream_->Write(Message(1, LargeRequest(16))));
+  v1::EvaluateStreamResponse answer;
+  ASSERT_TRUE(stream_->Read(&answer));
+  EXPECT_TRUE(server_->AwaitIdle(kForever));
+  HeldCall held(*stub_, LargeRequest(16));  // leaves no room for another one as large
+  AwaitSample("lossd_compute_seconds_count", 2);
+  server_->StartDraining();
+  EXPECT_FALSE(stream_->Read(&answer));
+  EXPECT_EQ(stream_->Finish().error_code(), grpc::UNAVAILABLE);
+  EXPECT_TRUE(held.Finish().status.ok());
 }
 
 TEST_F(ServerStreamTest, ADrainEndsStreamsThatAreIdle) {

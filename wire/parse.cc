@@ -73,13 +73,12 @@ class Walker {
     const int64_t end = bytes_.size();
     uint64_t found = 0;
     for (uint32_t tag = 0; cursor_.position() < end && GoOn() && ReadTag(end, tag);) {
-      if (tag == WireFormatLite::MakeTag(number, WireFormatLite::WIRETYPE_VARINT)) {
-        uint64_t value = 0;
-        if (!ReadVarint(end, kMaxVarintBytes, value)) break;
+      uint64_t value = 0;
+      if (tag != WireFormatLite::MakeTag(number, WireFormatLite::WIRETYPE_VARINT)) {
+        if (!Skip(tag, end)) break;
+      } else if (ReadVarint(end, kMaxVarintBytes, value)) {
         found = value;
-      } else if (std::string skipped;
-                 !((tag & 7) == WireFormatLite::WIRETYPE_LENGTH_DELIMITED ? CopyDelimited(nullptr, tag, end, skipped)
-                                                                          : CopyScalar(tag, end, nullptr))) {
+      } else {
         break;
       }
     }
@@ -140,6 +139,19 @@ class Walker {
     bytes_.CopyTo(cursor_.position(), size, text.data() + before);
     cursor_.Skip(size);
     return true;
+  }
+
+  // A field that is of no use.
+  bool Skip(uint32_t tag, int64_t end) {
+    std::string text;  // only of a group's tags
+    switch (tag & 7) {
+      case WireFormatLite::WIRETYPE_LENGTH_DELIMITED:
+        return CopyDelimited(nullptr, tag, end, text);
+      case WireFormatLite::WIRETYPE_START_GROUP:
+        return CopyGroup(tag, end, text);
+      default:
+        return CopyScalar(tag, end, nullptr);
+    }
   }
 
   // A number. Skips it where there is no text.
@@ -254,7 +266,8 @@ absl::Status ParseMessage(const Slices& bytes, ReserveBytes reserve, google::pro
 
 int64_t SequenceOf(const Slices& bytes) {
   if (!bytes.valid()) return 0;
-  Walker walker(bytes, [](int64_t) { return absl::AbortedError("many fields"); });
+  const auto stop = [](int64_t) { return absl::AbortedError("many fields"); };
+  Walker walker(bytes, stop);
   return static_cast<int64_t>(walker.FindNumber(v1::EvaluateStreamRequest::kSequenceFieldNumber));
 }
 

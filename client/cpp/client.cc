@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <new>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -26,10 +25,10 @@ void SetTimeout(absl::Duration timeout, grpc::ClientContext* context) {
   context->set_deadline(absl::ToChronoTime(DeadlineAfter(timeout)));
 }
 
-// At most what an int64_t holds.
+// At most what an int64_t holds; 0 of an unknown type.
 int64_t BytesOf(const Shape& shape, DataType type) {
-  const int64_t size = SizeOf(type), most = std::numeric_limits<int64_t>::max() / size;
-  return std::min(NumElements(shape), most) * size;
+  const int64_t size = SizeOf(type);
+  return size == 0 ? 0 : std::min(NumElements(shape), std::numeric_limits<int64_t>::max() / size) * size;
 }
 
 absl::Status CheckDestination(const Batch& batch, const EvaluateOptions& options) {
@@ -60,15 +59,7 @@ absl::StatusOr<Evaluation> Client::Evaluate(const Batch& batch, absl::Duration t
 }
 
 absl::StatusOr<Evaluation> Client::Evaluate(const Batch& batch, const EvaluateOptions& options) const {
-  try {
-    return EvaluateOrThrow(batch, options, DeadlineAfter(options.timeout));
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("this host has no memory for the answer; ask for fewer outputs or rows");
-  }
-}
-
-absl::StatusOr<Evaluation> Client::EvaluateOrThrow(const Batch& batch, const EvaluateOptions& options,
-                                                   absl::Time deadline) const {
+  const absl::Time deadline = DeadlineAfter(options.timeout);
   const absl::Status one_message = RequestBytes(batch).status();
   if (!one_message.ok() && !absl::IsResourceExhausted(one_message)) return one_message;
   if (absl::Status status = CheckDestination(batch, options); !status.ok()) return status;

@@ -97,10 +97,10 @@ struct ServerInfo {
 //
 // Every call blocks, takes a timeout, and answers with the server's status as absl::Status:
 //   kInvalidArgument    the batch is wrong; the message names the field and both numbers. Do not retry.
-//   kResourceExhausted  the server is full (try later), the batch exceeds a limit that the message states, or this host
-//                       has no memory for the answer.
+//   kResourceExhausted  the server is full (try later), or the batch exceeds a limit that the message states.
 //   kUnavailable        no server, or it is draining. kDeadlineExceeded: the timeout passed; safe to retry.
 //   kUnimplemented      this server's build lacks the loss or an output.
+// An answer that this host has no memory for is std::bad_alloc, as everywhere in C++.
 // The client tries again by itself, a few times and within the timeout: after kUnavailable, and where a server that is
 // full says when to come back.
 //
@@ -127,8 +127,6 @@ class Client {
   absl::Status CheckHealth(const std::string& service, absl::Duration timeout) const;
 
  private:
-  absl::StatusOr<Evaluation> EvaluateOrThrow(const Batch& batch, const EvaluateOptions& options,
-                                             absl::Time deadline) const;
   absl::StatusOr<Evaluation> EvaluateInChunks(const Batch& batch, const EvaluateOptions& options,
                                               absl::Time deadline) const;
   absl::StatusOr<int64_t> MaxMessageBytes(absl::Time deadline) const;

@@ -127,8 +127,8 @@ int RunBench() {
     return absl::GetFlag(FLAGS_raw) ? absl::OkStatus() : CheckResponse(options->calls, request->batch, response);
   };
   // The load waits for its connections until the timeout; this says at once why there can be none.
-  const absl::Status health = Client(options->target).CheckHealth("", options->timeout);
-  if (absl::IsUnavailable(health)) return FailCall(health);
+  const absl::StatusOr<ServerInfo> info = Client(options->target).GetServerInfo(options->timeout);
+  if (absl::IsUnavailable(info.status())) return FailCall(info.status());
   Progress progress;
   absl::StatusOr<LoadResult> result = RunLoad(*options, request->message, check, [&](const LoadResult& so_far) {
     progress.Show(ProgressText(request->size, so_far));

@@ -73,12 +73,15 @@ absl::Status CheckShape(const char* field, const TensorType& tensor, const Shape
   return Malformed(field, absl::StrCat("has the shape ", ToString(tensor.shape), ", not ", ToString(want)));
 }
 
-absl::Status CheckElements(const char* field, const TensorType& tensor, const Batch& batch) {
+absl::Status CheckElements(const char* field, const TensorType& tensor, int64_t num_elements) {
+  if (NumElements(tensor.shape) == num_elements) return absl::OkStatus();
+  return Malformed(field, absl::StrCat("has the shape ", ToString(tensor.shape), " for ", num_elements, " elements"));
+}
+
+// As the batch says it; a newer server may accept one that this client does not understand, and counts it.
+int64_t NumElementsOf(const Batch& batch, const v1::EvaluateResponse& response) {
   const absl::StatusOr<Plan> plan = MakePlan(batch.spec, TypesOf(InputsOf(batch)));
-  if (!plan.ok()) return plan.status();
-  if (NumElements(tensor.shape) == plan->num_elements) return absl::OkStatus();
-  return Malformed(field,
-                   absl::StrCat("has the shape ", ToString(tensor.shape), " for ", plan->num_elements, " elements"));
+  return plan.ok() ? plan->num_elements : response.summary().element_count();
 }
 
 DataType LossType(const Batch& batch) {
@@ -97,7 +100,7 @@ DataType AnswerType(const Batch& batch, Output output) {
   }
 }
 
-absl::Status CheckAnswer(const Batch& batch, const Answer& answer, const TensorType& type) {
+absl::Status CheckAnswer(const Batch& batch, const Answer& answer, const TensorType& type, int64_t num_elements) {
   absl::Status status = CheckType(answer.field, type, AnswerType(batch, answer.output));
   if (!status.ok()) return status;
   switch (answer.output) {
@@ -108,14 +111,14 @@ absl::Status CheckAnswer(const Batch& batch, const Answer& answer, const TensorT
     case Output::kTargetsGradient:
       return CheckShape(answer.field, type, batch.targets.type.shape);
     default:
-      return CheckElements(answer.field, type, batch);
+      return CheckElements(answer.field, type, num_elements);
   }
 }
 
-absl::Status CheckLoss(const Batch& batch, const TensorType& type) {
+absl::Status CheckLoss(const Batch& batch, const TensorType& type, int64_t num_elements) {
   absl::Status status = CheckType("loss", type, LossType(batch));
   if (!status.ok()) return status;
-  if (batch.spec.reduction == Reduction::kNone) return CheckElements("loss", type, batch);
+  if (batch.spec.reduction == Reduction::kNone) return CheckElements("loss", type, num_elements);
   return CheckShape("loss", type, Shape());
 }
 
@@ -141,22 +144,23 @@ absl::Status Copy(const char* field, const v1::Tensor& tensor, const TensorType&
   return absl::OkStatus();
 }
 
-absl::Status ReadLoss(const Batch& batch, const v1::EvaluateResponse& response, const Slices& message, Place place) {
+absl::Status ReadLoss(const Batch& batch, const v1::EvaluateResponse& response, const Slices& message, Place place,
+                      int64_t num_elements) {
   if (!response.has_loss()) return Malformed("loss", "is missing");
   const absl::StatusOr<TensorType> type = TypeOf("loss", response.loss());
   if (!type.ok()) return type.status();
-  if (absl::Status status = CheckLoss(batch, *type); !status.ok()) return status;
+  if (absl::Status status = CheckLoss(batch, *type, num_elements); !status.ok()) return status;
   return Copy("loss", response.loss(), *type, message, place(&Evaluation::loss, *type));
 }
 
 absl::Status ReadOutput(const Batch& batch, const Answer& answer, const v1::EvaluateResponse& response,
-                        const Slices& message, Place place) {
+                        const Slices& message, Place place, int64_t num_elements) {
   if (!batch.spec.outputs.Has(answer.output)) return absl::OkStatus();
   if (!(response.*answer.has)()) return Malformed(answer.field, "was asked for and is missing");
   const v1::Tensor& tensor = (response.*answer.message)();
   const absl::StatusOr<TensorType> type = TypeOf(answer.field, tensor);
   if (!type.ok()) return type.status();
-  if (absl::Status status = CheckAnswer(batch, answer, *type); !status.ok()) return status;
+  if (absl::Status status = CheckAnswer(batch, answer, *type, num_elements); !status.ok()) return status;
   return Copy(answer.field, tensor, *type, message, place(answer.tensor, *type));
 }
 
@@ -176,9 +180,10 @@ absl::Status ReadAnswer(const Batch& batch, const v1::EvaluateResponse& response
   evaluation.summary = ToSummary(response.summary());
   evaluation.queue_seconds = response.timing().queue_seconds();
   evaluation.compute_seconds = response.timing().compute_seconds();
-  absl::Status status = ReadLoss(batch, response, message, place);
+  const int64_t num_elements = NumElementsOf(batch, response);
+  absl::Status status = ReadLoss(batch, response, message, place, num_elements);
   for (const Answer& answer : kAnswers) {
-    if (status.ok()) status = ReadOutput(batch, answer, response, message, place);
+    if (status.ok()) status = ReadOutput(batch, answer, response, message, place, num_elements);
   }
   return status;
 }
