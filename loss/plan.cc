@@ -23,18 +23,7 @@ constexpr int64_t kMaxTensorBytes = int64_t{1}
 constexpr double kLeastTemperature = 1e-30;  // below, x / t overflows for ordinary x
 constexpr double kSmallest = std::numeric_limits<double>::denorm_min();
 
-template <typename... Parts>
-absl::Status Invalid(const Parts&... parts) {
-  return absl::InvalidArgumentError(absl::StrCat(parts...));
-}
-
-std::string Describe(const TensorType& tensor) {
-  return absl::StrCat(Name(tensor.data_type), " of shape ", ToString(tensor.shape));
-}
-
-// ---- options ----
-
-// With as many digits as it takes to tell it from every other.
+// A number with as many digits as it takes to tell it from every other.
 std::string Exactly(double value) {
   for (const int digits : {6, 15}) {
     std::string text = absl::StrFormat("%.*g", digits, value);
@@ -43,9 +32,25 @@ std::string Exactly(double value) {
   return absl::StrFormat("%.17g", value);
 }
 
+template <typename Part>
+const Part& Exactly(const Part& part) {
+  return part;
+}
+
+template <typename... Parts>
+absl::Status Invalid(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(Exactly(parts)...));
+}
+
+std::string Describe(const TensorType& tensor) {
+  return absl::StrCat(Name(tensor.data_type), " of shape ", ToString(tensor.shape));
+}
+
+// ---- options ----
+
 absl::Status CheckRange(const char* name, double value, double low, double high, const char* allowed) {
   if (value >= low && value <= high) return absl::OkStatus();  // NaN is not
-  return Invalid("loss.", name, " = ", Exactly(value), " is not allowed; it must be ", allowed);
+  return Invalid("loss.", name, " = ", value, " is not allowed; it must be ", allowed);
 }
 
 absl::Status FirstError(std::initializer_list<absl::Status> checks) {

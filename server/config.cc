@@ -53,9 +53,11 @@ absl::Status Refuse(const char* flag, const Value& value, const char* allowed) {
   return absl::InvalidArgumentError(absl::StrCat("--", flag, "=", value, " is not allowed; it must be ", allowed));
 }
 
+std::string VariableOf(const char* flag) { return absl::StrCat("LOSSD_", absl::AsciiStrToUpper(flag)); }
+
 absl::Status ReadEnvironment() {
   for (const char* name : kLaterFlags) {
-    const std::string variable = absl::StrCat("LOSSD_", absl::AsciiStrToUpper(name));
+    const std::string variable = VariableOf(name);
     if (std::getenv(variable.c_str()) == nullptr) continue;
     return absl::InvalidArgumentError(
         absl::StrCat("environment variable ", variable,
@@ -63,7 +65,7 @@ absl::Status ReadEnvironment() {
                      "see SECURITY.md for what to put in front"));
   }
   for (const char* name : kFlags) {
-    const std::string variable = absl::StrCat("LOSSD_", absl::AsciiStrToUpper(name));
+    const std::string variable = VariableOf(name);
     const char* value = std::getenv(variable.c_str());
     if (value == nullptr) continue;
     std::string error;

@@ -107,12 +107,13 @@ struct Metrics::State {
             {"grpc_method", method}};
   }
 
+  using CountersByCode = std::map<std::string, prometheus::Counter*, std::less<>>;
   // The series of one method, looked up once: a look-up by labels takes a lock and builds a map.
   struct MethodSeries {
     std::string method;
     prometheus::Counter* started;
     prometheus::Histogram* handling;
-    std::map<std::string, prometheus::Counter*, std::less<>> handled;  // by code
+    CountersByCode handled;
   };
   // REQUIRES: mutex is held.
   MethodSeries& SeriesOf(const std::string& method) {
@@ -123,12 +124,21 @@ struct Metrics::State {
     methods.push_back({method, &started.Add(labels), &handling.Add(labels, kSeconds), {}});
     return methods.back();
   }
-  prometheus::Counter& HandledOf(MethodSeries& series, const char* code) {
-    const auto found = series.handled.find(code);
-    if (found != series.handled.end()) return *found->second;
-    Labels labels = MethodLabels(series.method);
+  template <typename MakeLabels>
+  static prometheus::Counter& CounterOf(const char* code, CountersByCode& known,
+                                        prometheus::Family<prometheus::Counter>& family,
+                                        const MakeLabels& make_labels) {
+    const auto found = known.find(code);
+    if (found != known.end()) return *found->second;
+    Labels labels = make_labels();
     labels["grpc_code"] = code;
-    return *(series.handled[code] = &handled.Add(labels));
+    return *(known[code] = &family.Add(labels));
+  }
+  prometheus::Counter& HandledOf(MethodSeries& series, const char* code) {
+    return CounterOf(code, series.handled, handled, [&] { return MethodLabels(series.method); });
+  }
+  prometheus::Counter& StreamBatchesOf(const char* code) {
+    return CounterOf(code, streamed, stream_batches, [] { return Labels(); });
   }
   prometheus::Counter& RowsOf(const char* loss) {
     for (const auto& [name, counter] : rows_of_losses) {
@@ -139,6 +149,7 @@ struct Metrics::State {
 
   std::mutex mutex;
   std::vector<MethodSeries> methods;
+  CountersByCode streamed;
   std::vector<std::pair<std::string, prometheus::Counter*>> rows_of_losses;
 
   std::function<Gauges()> gauges;
@@ -192,7 +203,7 @@ Metrics::Metrics(int64_t memory_budget_bytes, int max_jobs, const char* version,
     State::MethodSeries& series = state_->SeriesOf(method);
     for (const char* code : {"OK", "Internal"}) state_->HandledOf(series, code);
   }
-  for (const char* code : {"OK", "Internal"}) state_->stream_batches.Add({{"grpc_code", code}});
+  for (const char* code : {"OK", "Internal"}) state_->StreamBatchesOf(code);
 }
 
 Metrics::~Metrics() = default;
@@ -209,7 +220,10 @@ void Metrics::CallHandled(const std::string& method, const char* code, double se
   state_->HandledOf(series, code).Increment();
 }
 
-void Metrics::StreamedBatchAnswered(const char* code) { state_->stream_batches.Add({{"grpc_code", code}}).Increment(); }
+void Metrics::StreamedBatchAnswered(const char* code) {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->StreamBatchesOf(code).Increment();
+}
 
 void Metrics::ReceivedBytes(int64_t bytes) { state_->received_bytes.Increment(static_cast<double>(bytes)); }
 void Metrics::SentBytes(int64_t bytes) { state_->sent_bytes.Increment(static_cast<double>(bytes)); }
